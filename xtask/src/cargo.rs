@@ -1,0 +1,227 @@
+//! Calling Cargo: in this workspace or the policies' own, always in the one profile, always by the lock file.
+
+use std::env;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::paths;
+
+/// One of the two workspaces of this repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workspace {
+    /// What runs on a machine: the host, the models and this tool.
+    Host,
+    /// The policies, which are compiled to WebAssembly.
+    Plugins,
+}
+
+impl Workspace {
+    /// A Cargo command that runs in this workspace.
+    pub(crate) fn cargo(self, subcommand: &str) -> Command {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(self.folder()).arg(subcommand);
+        command
+    }
+
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::Host => paths::root().to_owned(),
+            Self::Plugins => paths::root().join("plugins"),
+        }
+    }
+}
+
+/// Runs `command` with what it prints going where ours does.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| cannot_run(command))?;
+    ensure!(status.success(), "`{}` failed ({status})", words(command));
+    Ok(())
+}
+
+/// One line of Cargo's JSON messages: of all its fields, those that say where a program is.
+#[derive(Debug, Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+}
+
+/// Builds the program `name` and returns where Cargo has put it.
+pub(crate) fn build(name: &str) -> Result<PathBuf> {
+    // With all the workspace's features, although one program is asked for: else the tests would compile some
+    // dependencies a second time, with other features.
+    let mut command = Workspace::Host.cargo("build");
+    command.args([
+        "--release",
+        "--locked",
+        "--workspace",
+        "--bin",
+        name,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| cannot_run(&command))?;
+    ensure!(
+        output.status.success(),
+        "`{}` failed ({})",
+        words(&command),
+        output.status
+    );
+    executable(&output.stdout, name)
+        .with_context(|| format!("Cargo built {name} and did not say where it is"))
+}
+
+fn executable(messages: &[u8], name: &str) -> Option<PathBuf> {
+    let messages = messages
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+    messages
+        .filter(|message| {
+            message
+                .target
+                .as_ref()
+                .is_some_and(|target| target.name == name)
+        })
+        .find_map(|message| message.executable)
+}
+
+/// How many tests passed, failed and were left out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
+}
+
+impl Counts {
+    /// Adds what a closing line of one test program says. Other lines say nothing.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .split_once("test result: ")
+            .and_then(|(_, rest)| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count
+                .split_once(' ')
+                .map(|(count, what)| (count.parse().unwrap_or(0), what))
+            {
+                Some((count, "passed")) => self.passed += count,
+                Some((count, "failed")) => self.failed += count,
+                Some((count, "ignored")) => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs all tests of `workspace`, doc tests too, whose name contains one of `filter` (all where it is empty).
+pub(crate) fn test(workspace: Workspace, filter: &[String]) -> (Counts, Result<()>) {
+    let mut counts = Counts::default();
+    let result = run_tests(workspace, filter, &mut counts);
+    (counts, result)
+}
+
+fn run_tests(workspace: Workspace, filter: &[String], counts: &mut Counts) -> Result<()> {
+    let mut command = workspace.cargo("test");
+    command
+        .args([
+            "--release",
+            "--locked",
+            "--workspace",
+            "--no-fail-fast",
+            "--",
+        ])
+        .args(filter);
+    if io::stdout().is_terminal() {
+        // The tests write to a pipe, and would not know.
+        command.arg("--color=always");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| cannot_run(&command))?;
+    if let Some(output) = child.stdout.take() {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line)? > 0 {
+            io::stdout().write_all(&line)?;
+            counts.add(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "`{}` failed ({status})", words(&command));
+    Ok(())
+}
+
+fn cannot_run(command: &Command) -> String {
+    format!(
+        "cannot run `{}`: is Rust installed (https://rustup.rs)?",
+        words(command)
+    )
+}
+
+/// The command as a person would type it.
+fn words(command: &Command) -> String {
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
+    let words: Vec<_> = std::iter::once(program)
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut counts = Counts::default();
+        counts.add("running 3 tests");
+        counts.add("test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s\n");
+        counts.add("test result: \u{1b}[31mFAILED\u{1b}[m. 10 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.10s\n");
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 12,
+                failed: 1,
+                ignored: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_program_is_found_where_cargo_says() {
+        let messages = br#"
+{"reason":"compiler-artifact","target":{"name":"halo","kind":["lib"]},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"other","kind":["bin"]},"executable":"/t/release/other"}
+{"reason":"compiler-artifact","target":{"name":"halo","kind":["bin"]},"executable":"/t/release/halo"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(messages, "halo"),
+            Some(PathBuf::from("/t/release/halo"))
+        );
+        assert_eq!(executable(messages, "missing"), None);
+    }
+}
