@@ -1,0 +1,381 @@
+//! A model package, opened.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::atomic::replace_file;
+use crate::calibration::Calibration;
+use crate::digest;
+use crate::error::PackageError;
+use crate::layout::{ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, Layout, Stored};
+use crate::manifest::{self, CALIBRATION, EMBEDDING, FileRecord, MANIFEST, Manifest, TOKENIZER};
+use crate::matrix::Matrix;
+use crate::shape::Shape;
+use crate::tensors::{TensorFile, f32_values};
+use crate::tokenizer::Tokenizer;
+
+/// A model package, its weights mapped into memory. Cloning is cheap, and clones share the mapping.
+///
+/// Whatever [`open`](Self::open) returned has every tensor with the right type and shape, so reading weights cannot
+/// fail; asking for a layer or a group that does not exist panics, as indexing a slice does.
+#[derive(Clone, Debug)]
+pub struct Package(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    manifest: Manifest,
+    identity: String,
+    outer: OuterWeights,
+    layers: Vec<LayerWeights>,
+}
+
+/// What is before the first layer and after the last.
+#[derive(Debug)]
+struct OuterWeights {
+    file: TensorFile,
+    embedding: Stored,
+    head: Option<Stored>,
+    final_norm: Range<usize>,
+}
+
+#[derive(Debug)]
+struct LayerWeights {
+    file: TensorFile,
+    attention_norm: Range<usize>,
+    feed_forward_norm: Range<usize>,
+    query: Stored,
+    key: Stored,
+    value: Stored,
+    output: Stored,
+    gate: Stored,
+    up: Stored,
+    down: Stored,
+}
+
+/// The attention weights of one layer. KV group `g` owns rows `g * head_width ..` of key and value, and rows of query
+/// and columns of output from `g * Shape::kv_group_width()`.
+#[derive(Clone, Debug)]
+pub struct Attention<'a> {
+    /// RMS normalisation before attention: `width` gains.
+    pub norm: Vec<f32>,
+    /// `heads * head_width` × `width`.
+    pub query: Matrix<'a>,
+    /// `kv_heads * head_width` × `width`.
+    pub key: Matrix<'a>,
+    /// `kv_heads * head_width` × `width`.
+    pub value: Matrix<'a>,
+    /// `width` × `heads * head_width`.
+    pub output: Matrix<'a>,
+}
+
+/// The weights of one feed-forward neuron group.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// `group_size` × `width`.
+    pub gate: Matrix<'a>,
+    /// `group_size` × `width`.
+    pub up: Matrix<'a>,
+    /// `width` × `group_size`.
+    pub down: Matrix<'a>,
+}
+
+impl Package {
+    /// Opens a package: reads its manifest, maps its files, and checks their lengths and every tensor's type and shape.
+    /// Weights are not read; [`verify`](Self::verify) does that.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is not as it must be, with the file and the tensor.
+    pub fn open(dir: &Path) -> Result<Self, PackageError> {
+        let path = dir.join(MANIFEST);
+        let manifest = match fs::read(&path) {
+            Ok(bytes) => Manifest::parse(&path, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(PackageError::NotAPackage { dir: dir.into() });
+            }
+            Err(error) => return Err(PackageError::io(&path)(error)),
+        };
+        let layout = manifest
+            .layout()
+            .map_err(|reason| PackageError::Manifest { path, reason })?;
+        for (name, record) in &manifest.files {
+            let path = dir.join(name);
+            let found = fs::metadata(&path).map_err(PackageError::io(&path))?.len();
+            if found != record.bytes {
+                let expected = record.bytes;
+                return Err(PackageError::Length {
+                    path,
+                    expected,
+                    found,
+                });
+            }
+        }
+        let width = manifest.shape.width;
+        let outer = OuterWeights::open(&dir.join(EMBEDDING), &layout, width)?;
+        let layers = (0..manifest.shape.layers)
+            .map(|layer| LayerWeights::open(&dir.join(manifest::layer_file(layer)), &layout, width))
+            .collect::<Result<_, PackageError>>()?;
+        Ok(Self(Arc::new(Inner {
+            dir: dir.into(),
+            identity: manifest.identity(),
+            manifest,
+            outer,
+            layers,
+        })))
+    }
+
+    /// Reads every file and compares its SHA-256 with the manifest's. `progress` is told bytes done and bytes in all.
+    ///
+    /// # Errors
+    ///
+    /// The first file, in order of names, that differs or cannot be read.
+    pub fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<(), PackageError> {
+        let files = &self.manifest().files;
+        let total = files.values().map(|record| record.bytes).sum();
+        let mut done = 0;
+        for (name, record) in files {
+            self.verify_file(name, record, |bytes| {
+                done += bytes;
+                progress(done, total);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn verify_file(
+        &self,
+        name: &str,
+        record: &FileRecord,
+        progress: impl FnMut(u64),
+    ) -> Result<(), PackageError> {
+        let path = self.0.dir.join(name);
+        let (found, _) = digest::of_file(&path, progress).map_err(PackageError::io(&path))?;
+        if found == record.sha256 {
+            return Ok(());
+        }
+        let expected = record.sha256.clone();
+        Err(PackageError::Hash {
+            path,
+            expected,
+            found,
+        })
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.manifest.name
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// Dimensions and constants.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.0.manifest.shape
+    }
+
+    /// Feed-forward neurons in one group.
+    #[must_use]
+    pub fn group_size(&self) -> usize {
+        self.0.manifest.group_size
+    }
+
+    /// Feed-forward groups in one layer.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.shape().feed_forward / self.group_size()
+    }
+
+    /// What the weights are, as 64 hexadecimal digits: two packages with the same identity compute the same thing.
+    /// Name, tokenizer and calibration do not count. It rests on the manifest's hashes, which
+    /// [`verify`](Self::verify) compares with the files.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.0.identity
+    }
+
+    /// Reads the tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or makes tokens that the model does not know.
+    pub fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
+        Tokenizer::open(&self.0.dir.join(TOKENIZER), self.shape().vocabulary)
+    }
+
+    /// Writes the embedding of a token to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`PackageError::Token`] when the model does not know it.
+    ///
+    /// # Panics
+    ///
+    /// If `out` is not `width` long.
+    pub fn embedding(&self, token: u32, out: &mut [f32]) -> Result<(), PackageError> {
+        let vocabulary = self.shape().vocabulary;
+        let row = token as usize;
+        if row >= vocabulary {
+            return Err(PackageError::Token { token, vocabulary });
+        }
+        let outer = &self.0.outer;
+        outer
+            .embedding
+            .matrix(&outer.file, 0)
+            .dequantise_row(row, out);
+        Ok(())
+    }
+
+    /// The attention weights of a layer.
+    #[must_use]
+    pub fn attention(&self, layer: usize) -> Attention<'_> {
+        let weights = &self.0.layers[layer];
+        let file = &weights.file;
+        Attention {
+            norm: f32_values(&file.bytes()[weights.attention_norm.clone()]),
+            query: weights.query.matrix(file, 0),
+            key: weights.key.matrix(file, 0),
+            value: weights.value.matrix(file, 0),
+            output: weights.output.matrix(file, 0),
+        }
+    }
+
+    /// RMS normalisation before a layer's feed-forward part: `width` gains.
+    #[must_use]
+    pub fn feed_forward_norm(&self, layer: usize) -> Vec<f32> {
+        let weights = &self.0.layers[layer];
+        f32_values(&weights.file.bytes()[weights.feed_forward_norm.clone()])
+    }
+
+    /// The weights of a feed-forward group.
+    #[must_use]
+    pub fn group(&self, layer: usize, group: usize) -> Group<'_> {
+        let weights = &self.0.layers[layer];
+        Group {
+            gate: weights.gate.matrix(&weights.file, group),
+            up: weights.up.matrix(&weights.file, group),
+            down: weights.down.matrix(&weights.file, group),
+        }
+    }
+
+    /// Bytes that one feed-forward group takes in its file.
+    #[must_use]
+    pub fn group_bytes(&self) -> u64 {
+        let group = self.group(0, 0);
+        group.gate.bytes() + group.up.bytes() + group.down.bytes()
+    }
+
+    /// Asks the system to begin reading a group's bytes from the disk, and returns at once.
+    pub fn prefetch_group(&self, layer: usize, group: usize) {
+        let weights = &self.0.layers[layer];
+        for stored in [&weights.gate, &weights.up, &weights.down] {
+            stored
+                .ranges(group)
+                .for_each(|range| weights.file.prefetch(range));
+        }
+    }
+
+    /// RMS normalisation before the output head: `width` gains.
+    #[must_use]
+    pub fn final_norm(&self) -> Vec<f32> {
+        let outer = &self.0.outer;
+        f32_values(&outer.file.bytes()[outer.final_norm.clone()])
+    }
+
+    /// The output head, `vocabulary` × `width`: the embedding when it is tied.
+    #[must_use]
+    pub fn head(&self) -> Matrix<'_> {
+        let outer = &self.0.outer;
+        outer
+            .head
+            .as_ref()
+            .unwrap_or(&outer.embedding)
+            .matrix(&outer.file, 0)
+    }
+
+    /// Reads the calibration, if the package has one.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged or cannot be read.
+    pub fn calibration(&self) -> Result<Option<Calibration>, PackageError> {
+        let Some(record) = self.manifest().files.get(CALIBRATION) else {
+            return Ok(None);
+        };
+        self.verify_file(CALIBRATION, record, |_| ())?;
+        Calibration::read(&self.0.dir.join(CALIBRATION)).map(Some)
+    }
+
+    /// Stores a calibration in the package's folder in place of the one it has, and opens the package again. Whoever
+    /// opens the folder meanwhile, or after a crash in between, finds the old calibration, none, or the new one.
+    ///
+    /// # Errors
+    ///
+    /// An array that is not finite or does not fill its shape; the folder cannot be written to.
+    pub fn with_calibration(&self, calibration: &Calibration) -> Result<Self, PackageError> {
+        let bytes = calibration.to_bytes()?;
+        let record = FileRecord {
+            bytes: bytes.len() as u64,
+            sha256: digest::of_bytes(&bytes),
+        };
+        let dir = &self.0.dir;
+        let put = |name: &str, bytes: &[u8]| {
+            let path = dir.join(name);
+            replace_file(&path, bytes).map_err(PackageError::io(&path))
+        };
+        let mut manifest = self.0.manifest.clone();
+        // Never a manifest with the hash of another calibration than the one beside it.
+        if manifest.files.remove(CALIBRATION).is_some() {
+            put(MANIFEST, &manifest.to_bytes())?;
+        }
+        put(CALIBRATION, &bytes)?;
+        manifest.files.insert(CALIBRATION.into(), record);
+        put(MANIFEST, &manifest.to_bytes())?;
+        Self::open(dir)
+    }
+}
+
+impl OuterWeights {
+    fn open(path: &Path, layout: &Layout, width: usize) -> Result<Self, PackageError> {
+        let file = TensorFile::open(path)?;
+        Ok(Self {
+            embedding: layout.embedding.find(&file)?,
+            head: layout.head.map(|head| head.find(&file)).transpose()?,
+            final_norm: file.expect_vector(FINAL_NORM, width)?,
+            file,
+        })
+    }
+}
+
+impl LayerWeights {
+    fn open(path: &Path, layout: &Layout, width: usize) -> Result<Self, PackageError> {
+        let file = TensorFile::open(path)?;
+        Ok(Self {
+            attention_norm: file.expect_vector(ATTENTION_NORM, width)?,
+            feed_forward_norm: file.expect_vector(FEED_FORWARD_NORM, width)?,
+            query: layout.query.find(&file)?,
+            key: layout.key.find(&file)?,
+            value: layout.value.find(&file)?,
+            output: layout.output.find(&file)?,
+            gate: layout.gate.find(&file)?,
+            up: layout.up.find(&file)?,
+            down: layout.down.find(&file)?,
+            file,
+        })
+    }
+}
