@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::builder::styling::{AnsiColor, Style};
 
@@ -24,13 +24,12 @@ pub(crate) fn failure(verb: &str, what: impl Display) {
 /// An error with its causes, as the last words of a command.
 pub(crate) fn error(error: &anyhow::Error) {
     let style = style(AnsiColor::Red);
-    // Nothing is left to be done when even standard error is closed.
-    let _ = writeln!(io::stderr(), "{style}error{style:#}: {error:#}");
+    eprintln!("{style}error{style:#}: {error:#}");
 }
 
 fn line(verb: &str, colour: AnsiColor, what: impl Display) {
     let style = style(colour);
-    let _ = writeln!(io::stderr(), "{style}{verb:>12}{style:#} {what}");
+    eprintln!("{style}{verb:>12}{style:#} {what}");
 }
 
 fn style(colour: AnsiColor) -> Style {
