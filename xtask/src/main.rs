@@ -4,6 +4,8 @@ mod build;
 mod cargo;
 mod ci;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod onnxruntime;
 mod paths;
 mod pip;
