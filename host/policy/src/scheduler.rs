@@ -1,0 +1,293 @@
+//! The scheduler in force.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use wasmtime::Store;
+
+use crate::{
+    Active, Answer, Component, Debtor, Device, Fault, FaultReason, Kind, Model, Operation,
+    Placement, PolicyError, Round, Sandbox, Setting, Verdict,
+    bindings::scheduler::{
+        SchedulerPolicy, SchedulerPolicyPre, exports::halo::policy::scheduler as wire,
+        halo::policy::types,
+    },
+    builtin, check,
+    component::World,
+    convert,
+    guest::Guest,
+    instance::{Policy, Start, shorten},
+    slot::Slot,
+};
+
+/// Decides who computes what and whom to wait for: by the policy in force, or by the built-in rule.
+///
+/// All methods take `&self` and may be called from any threads at once.
+pub struct SchedulerSlot {
+    sandbox: Sandbox,
+    slot: Slot<SchedulerStart>,
+    /// The last questions, to try a new policy on.
+    last: Mutex<Last>,
+    /// Placements under way.
+    placing: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Last {
+    place: Option<(Model, Vec<Device>, Option<Placement>)>,
+    admit: Option<Round>,
+}
+
+struct SchedulerStart {
+    pre: SchedulerPolicyPre<Guest>,
+    settings: Vec<Setting>,
+}
+
+impl Start for SchedulerStart {
+    type Bindings = SchedulerPolicy;
+
+    fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<SchedulerPolicy, String>> {
+        let bindings = self.pre.instantiate(&mut *store)?;
+        let settings = convert::settings(&self.settings);
+        let outcome = bindings
+            .halo_policy_scheduler()
+            .call_init(store, &settings)?;
+        Ok(outcome.map(|()| bindings))
+    }
+}
+
+impl SchedulerSlot {
+    /// A slot with the built-in rule in force.
+    pub fn new(sandbox: &Sandbox) -> Self {
+        Self {
+            sandbox: sandbox.clone(),
+            slot: Slot::new(Kind::Scheduler, sandbox.limits().strikes),
+            last: Mutex::default(),
+            placing: AtomicUsize::new(0),
+        }
+    }
+
+    /// Puts a policy in force.
+    ///
+    /// It is instantiated, initialised and tried on the last questions asked (made-up ones if there are none) beside the
+    /// one in force, and becomes current between two calls; calls under way end on the old one. The trial's calls are the
+    /// new instance's first ones: one `place`, one `admit`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::WrongKind`] for a predictor, [`PolicyError::Trial`] if it failed its initialisation or its trial. The
+    /// policy in force stays.
+    pub fn activate(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
+        let World::Scheduler(pre) = &component.world else {
+            return Err(PolicyError::WrongKind {
+                name: component.name().to_owned(),
+                expected: Kind::Scheduler,
+                found: component.kind(),
+            });
+        };
+        let start = SchedulerStart {
+            pre: pre.clone(),
+            settings: settings.to_vec(),
+        };
+        let policy = Policy::start(&self.sandbox, component, start)?;
+        self.try_out(&policy)?;
+        self.slot.replace(Some(policy));
+        Ok(())
+    }
+
+    /// Puts the built-in rule in force.
+    pub fn deactivate(&self) {
+        self.slot.replace(None);
+    }
+
+    /// A placement of every group on some device with memory for it.
+    ///
+    /// `current` is the placement in force over the same devices, if there is one: it stays if the policy says that it
+    /// cannot place. Where memory does not suffice for all groups, the built-in rule leaves the rest to the leader, which
+    /// has them on disk.
+    pub fn place(
+        &self,
+        model: &Model,
+        devices: &[Device],
+        current: Option<&Placement>,
+    ) -> Answer<Placement> {
+        let Some(policy) = self.slot.current() else {
+            return Answer {
+                value: builtin::place(model, devices),
+                fault: None,
+            };
+        };
+        // What does not fit these devices is no placement in force, and must not reach a policy as one.
+        let current = current.filter(|current| check::placement(model, devices, current).is_ok());
+        let outcome = check::model(model)
+            .and_then(|()| check::devices(devices))
+            .map_err(|reason| policy.fault(Operation::Place, reason));
+        let outcome = outcome.and_then(|()| {
+            self.last().place = Some((model.clone(), devices.to_vec(), current.cloned()));
+            self.placing.fetch_add(1, Ordering::AcqRel);
+            let outcome = self.ask_place(&policy, model, devices, current);
+            self.placing.fetch_sub(1, Ordering::AcqRel);
+            outcome
+        });
+        match self.slot.settle(&policy, outcome) {
+            Ok(value) => Answer { value, fault: None },
+            Err(fault) => {
+                let value = match (&fault.reason, current) {
+                    (FaultReason::Refused(_), Some(current)) => current.clone(),
+                    _ => builtin::place(model, devices),
+                };
+                Answer {
+                    value,
+                    fault: Some(fault),
+                }
+            }
+        }
+    }
+
+    /// Whom to wait for in `round`, and how long. While the policy is busy with a placement, the built-in rule answers, so
+    /// that no round waits for a plan.
+    pub fn admit(&self, round: &Round) -> Answer<Verdict> {
+        let busy = self.placing.load(Ordering::Acquire) > 0;
+        let Some(policy) = self.slot.current().filter(|_| !busy) else {
+            return Answer {
+                value: builtin::admit(round),
+                fault: None,
+            };
+        };
+        let outcome = check::round(round).map_err(|reason| policy.fault(Operation::Admit, reason));
+        let outcome = outcome.and_then(|()| {
+            self.last().admit.get_or_insert_default().clone_from(round);
+            self.ask_admit(&policy, round)
+        });
+        match self.slot.settle(&policy, outcome) {
+            Ok(value) => Answer { value, fault: None },
+            Err(fault) => Answer {
+                value: builtin::admit(round),
+                fault: Some(fault),
+            },
+        }
+    }
+
+    /// What is in force.
+    pub fn active(&self) -> Active {
+        self.slot.active()
+    }
+
+    fn ask_place(
+        &self,
+        policy: &Policy<SchedulerStart>,
+        model: &Model,
+        devices: &[Device],
+        current: Option<&Placement>,
+    ) -> Result<Placement, Fault> {
+        let wire_model = types::Model::from(model);
+        let wire_devices: Vec<wire::Device> = devices.iter().map(wire::Device::from).collect();
+        let wire_current = current.map(wire::Placement::from);
+        let time = self.sandbox.limits().place;
+        let answer = policy.call(Operation::Place, time, |bindings, store| {
+            bindings.halo_policy_scheduler().call_place(
+                store,
+                &wire_model,
+                &wire_devices,
+                wire_current.as_ref(),
+            )
+        })?;
+        let fault = |reason| policy.fault(Operation::Place, reason);
+        let placement: Placement = answer
+            .map_err(|words| fault(FaultReason::Refused(shorten(&words))))?
+            .into();
+        check::placement(model, devices, &placement).map_err(fault)?;
+        Ok(placement)
+    }
+
+    fn ask_admit(&self, policy: &Policy<SchedulerStart>, round: &Round) -> Result<Verdict, Fault> {
+        let wire_round = wire::Round::from(round);
+        let time = self.sandbox.limits().admit;
+        let verdict: Verdict = policy
+            .call(Operation::Admit, time, |bindings, store| {
+                bindings
+                    .halo_policy_scheduler()
+                    .call_admit(store, &wire_round)
+            })?
+            .into();
+        check::verdict(round, &verdict).map_err(|reason| policy.fault(Operation::Admit, reason))?;
+        Ok(verdict)
+    }
+
+    /// The new policy's first calls, on whose results nothing depends but whether it is put in force.
+    fn try_out(&self, policy: &Policy<SchedulerStart>) -> Result<(), Fault> {
+        let (place, admit) = {
+            let last = self.last();
+            (last.place.clone(), last.admit.clone())
+        };
+        let (model, devices, current) = place.unwrap_or_else(sample_place);
+        match self.ask_place(policy, &model, &devices, current.as_ref()) {
+            // No policy can place what does not fit; this one is right to refuse.
+            Err(Fault {
+                reason: FaultReason::Refused(_),
+                ..
+            }) if check::placement(&model, &devices, &builtin::place(&model, &devices))
+                .is_err() => {}
+            outcome => _ = outcome?,
+        }
+        self.ask_admit(policy, &admit.unwrap_or_else(sample_round))?;
+        Ok(())
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A small cluster, for a first trial.
+fn sample_place() -> (Model, Vec<Device>, Option<Placement>) {
+    let model = Model {
+        layers: 2,
+        width: 64,
+        groups: 8,
+        group_bytes: 1 << 20,
+        attention_cost: 2.0,
+        head_cost: 4.0,
+        importance: Vec::new(),
+    };
+    let device = |index: u16| Device {
+        name: format!("sample-{index}"),
+        leader: index == 0,
+        speed: 1e4 / f32::from(index + 1),
+        memory: 64 << 20,
+        delay_us: 300 * u32::from(index),
+        spread_us: 50 * u32::from(index),
+        loss: 0.01 * f32::from(index),
+    };
+    (model, (0..3).map(device).collect(), None)
+}
+
+/// A round of that cluster.
+fn sample_round() -> Round {
+    let debtor = |device: u32| Debtor {
+        device,
+        share: 0.25,
+        expected_us: 900,
+        spread_us: 100,
+        loss: 0.02,
+    };
+    Round {
+        layer: 0,
+        rows: 1,
+        debtors: vec![debtor(1), debtor(2)],
+        concealed: 0.0,
+    }
+}
+
+impl fmt::Debug for SchedulerSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchedulerSlot")
+            .field("active", &self.active())
+            .finish_non_exhaustive()
+    }
+}
