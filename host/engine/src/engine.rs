@@ -1,0 +1,111 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+
+use crate::error::Context;
+use crate::{EngineError, library};
+
+/// How to start the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The ONNX Runtime library; by default [`library::find`] looks for one.
+    pub library: Option<PathBuf>,
+    /// Threads that compute; by default as many as the process may run on.
+    pub threads: Option<usize>,
+}
+
+/// ONNX Runtime, loaded and with its thread pool running. One per process; clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    environment: Environment,
+    library: PathBuf,
+    threads: usize,
+}
+
+/// ONNX Runtime allows one environment per process and never a second, not even after the first is gone.
+static RUNNING: Mutex<Option<Engine>> = Mutex::new(None);
+
+impl Engine {
+    /// Loads ONNX Runtime and starts its thread pool. A second call gives the engine that already runs.
+    ///
+    /// # Errors
+    ///
+    /// No library is found, it cannot be used, or the engine already runs with different options.
+    pub fn start(options: &EngineOptions) -> Result<Self, EngineError> {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = options
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+            .max(1);
+        let library = library::find(options.library.as_deref())?;
+        if let Some(engine) = &*running {
+            return if engine.library == library && engine.threads == threads {
+                Ok(engine.clone())
+            } else {
+                Err(EngineError::AlreadyStarted {
+                    running: format!("{engine:?}"),
+                })
+            };
+        }
+        let unusable = |reason: String| EngineError::LibraryUnusable {
+            path: library.clone(),
+            reason,
+        };
+        let builder = ort::init_from(&library).map_err(|e| unusable(e.to_string()))?;
+        let pool = GlobalThreadPoolOptions::default()
+            .with_intra_threads(threads)
+            .and_then(|o| o.with_inter_threads(1))
+            // A node shares its cores with the network's threads; spinning would take them away between two rounds.
+            .and_then(|o| o.with_spin_control(false))
+            .context(|| "the thread pool".into())?;
+        let environment = builder
+            .with_name("halo")
+            .with_telemetry(false)
+            .with_global_thread_pool(pool)
+            .build()
+            .context(|| "the environment".into())?;
+        let engine = Self {
+            environment,
+            library,
+            threads,
+        };
+        *running = Some(engine.clone());
+        Ok(engine)
+    }
+
+    /// The library in use.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// What the library says of its own build: version, commit, compiler flags.
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn session(&self) -> Result<SessionBuilder, EngineError> {
+        Session::builder(&self.environment)
+            .context(|| "a session's options".into())?
+            // Row counts change from run to run, which makes a memory pattern useless and its cache grow.
+            .with_memory_pattern(false)
+            .context(|| "a session's options".into())
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("library", &self.library)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+use halo_models::Package;
+use ort::editor::ONNX_DOMAIN;
+use ort::session::Session;
+use ort::value::{TensorElementType, TensorRef};
+
+use crate::error::Context;
+use crate::graph::{ANY, GraphBuilder, Value};
+use crate::weights::Weights;
+use crate::{Engine, EngineError};
+
+/// The final norm and the output head: from the residual stream to logits.
+#[derive(Debug)]
+pub struct Head {
+    width: usize,
+    vocabulary: usize,
+    session: Session,
+}
+
+impl Head {
+    /// Builds the graph.
+    ///
+    /// # Errors
+    ///
+    /// ONNX Runtime refuses it.
+    pub fn load(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
+        use TensorElementType::Float32;
+        let shape = package.shape();
+        let mut graph = GraphBuilder::new(
+            "the output head".into(),
+            &[("x", Float32, &[1, ANY, shape.width as i64])],
+            &[("logits", Float32, &[1, ANY, shape.vocabulary as i64])],
+        )?;
+        graph.constant("norm", &[shape.width], &package.final_norm())?;
+        let attributes = [
+            ("epsilon", Value::Float(shape.norm_epsilon)),
+            ("axis", Value::Int(-1)),
+        ];
+        graph.node(
+            "SimplifiedLayerNormalization",
+            ONNX_DOMAIN,
+            &["x", "norm"],
+            &["y"],
+            &attributes,
+        )?;
+        graph.product("head", "y", "logits", &Weights::stack(&[package.head()])?)?;
+        Ok(Self {
+            width: shape.width,
+            vocabulary: shape.vocabulary,
+            session: graph.build(engine)?,
+        })
+    }
+
+    /// Logits of the rows of `hidden` (`[rows, width]`, the residual stream after the last layer): `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    ///
+    /// The buffer does not fit, or ONNX Runtime fails.
+    pub fn run(&mut self, hidden: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
+        let rows = hidden.len() / self.width;
+        if hidden.len() != rows * self.width || rows == 0 {
+            return Err(EngineError::Mismatch {
+                what: "values of the head's rows",
+                expected: rows * self.width,
+                got: hidden.len(),
+            });
+        }
+        let what = || "the output head".to_owned();
+        let input = TensorRef::from_array_view(([1, rows, self.width], hidden)).context(what)?;
+        let outputs = self.session.run(ort::inputs!["x" => input]).context(what)?;
+        let (_, values) = outputs["logits"]
+            .try_extract_tensor::<f32>()
+            .context(what)?;
+        if values.len() != rows * self.vocabulary {
+            return Err(EngineError::Mismatch {
+                what: "logits",
+                expected: rows * self.vocabulary,
+                got: values.len(),
+            });
+        }
+        logits.clear();
+        logits.extend_from_slice(values);
+        Ok(())
+    }
+}

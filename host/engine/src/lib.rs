@@ -1,0 +1,29 @@
+//! The matrix products of a LLaMA-family model, in ONNX Runtime, by neuron group.
+//!
+//! Three kinds of graph, built in memory from a package's weights: one per layer for attention with its norms and residual
+//! ([`Attention`]), one per layer for the feed-forward groups that this node computes ([`FeedForward`]), one for the output
+//! head ([`Head`]). [`Backbone`] is what the leader of a generation always has of them.
+//!
+//! All sessions of a process share ONNX Runtime's one global thread pool: a pool per session would have dozens of idle
+//! threads spin against the one that works.
+
+#![forbid(unsafe_code)]
+
+mod attention;
+mod backbone;
+mod engine;
+mod error;
+mod feed_forward;
+mod graph;
+mod head;
+mod kv_cache;
+pub mod library;
+mod weights;
+
+pub use attention::Attention;
+pub use backbone::{Backbone, FeedForwardSource, FeedForwardStep};
+pub use engine::{Engine, EngineOptions};
+pub use error::EngineError;
+pub use feed_forward::FeedForward;
+pub use head::Head;
+pub use kv_cache::KvCache;
