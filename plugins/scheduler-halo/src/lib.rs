@@ -1,0 +1,59 @@
+//! `scheduler-halo`: who computes what by speed, links and importance; whom to wait for by how much it matters.
+//!
+//! Placing (see [`place`]): each layer is shared out so that all devices are expected to finish at the same time, the most
+//! important groups to the most stable devices. Admitting (see [`admit`]): a token may go without a small share of its
+//! predicted contribution, and only what fits into that budget is not waited for.
+//!
+//! | setting | default | meaning |
+//! | --- | --- | --- |
+//! | `budget` | 0.02 | share of predicted contribution that a token may go without, averaged over its rounds |
+//! | `needed-share` | 0.3 | debtors with more than this share of a layer are always waited for |
+//! | `double-loss` | 0.08 | packets are sent twice over links that lose more than this |
+//! | `hysteresis` | 0.03 | a new placement must save this share of the time, or the old one stays |
+//! | `standbys` | 0.125 | share of the least stable device's groups that another device keeps loaded |
+
+mod admit;
+mod bindings {
+    #![allow(missing_docs, reason = "generated; wit/policy.wit documents it")]
+    wit_bindgen::generate!({ world: "scheduler-policy", path: "../../wit" });
+    use super::Halo;
+    export!(Halo);
+}
+mod place;
+mod settings;
+mod time;
+
+use std::sync::OnceLock;
+
+use bindings::exports::halo::policy::scheduler::{Device, Guest, Placement, Round, Verdict};
+use bindings::halo::policy::types::{Model, Setting};
+use settings::Settings;
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+struct Halo;
+
+impl Guest for Halo {
+    fn init(settings: Vec<Setting>) -> Result<(), String> {
+        let settings = Settings::read(&settings)?;
+        SETTINGS
+            .set(settings)
+            .map_err(|_| "init was called twice".to_owned())
+    }
+
+    fn place(
+        model: Model,
+        devices: Vec<Device>,
+        current: Option<Placement>,
+    ) -> Result<Placement, String> {
+        place::place(settings(), &model, &devices, current)
+    }
+
+    fn admit(round: Round) -> Verdict {
+        admit::admit(settings(), &round)
+    }
+}
+
+fn settings() -> &'static Settings {
+    SETTINGS.get_or_init(Settings::default)
+}
