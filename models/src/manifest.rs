@@ -288,3 +288,48 @@ impl FromStr for WeightFormat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weight_formats_in_text() {
+        for (text, format, full) in [
+            ("f32", WeightFormat::F32, "f32"),
+            ("f16", WeightFormat::F16, "f16"),
+            ("q4", WeightFormat::Q4 { block: 128 }, "q4:128"),
+            ("q4:32", WeightFormat::Q4 { block: 32 }, "q4:32"),
+            ("q8:256", WeightFormat::Q8 { block: 256 }, "q8:256"),
+        ] {
+            assert_eq!(text.parse(), Ok(format));
+            assert_eq!(format.to_string(), full);
+            assert_eq!(full.parse(), Ok(format));
+        }
+        for text in [
+            "", "q5", "f16:32", "q4:", "q4:x", "q4:0", "q4:8", "q4:48", "q8:512", "q4:-32",
+        ] {
+            assert!(text.parse::<WeightFormat>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_names_that_a_package_gives_are_its_files() {
+        for name in [
+            "manifest.json",
+            "tokenizer.json",
+            "calibration.safetensors",
+            "layer-007.safetensors",
+        ] {
+            assert!(is_package_file(name), "{name}");
+        }
+        for name in [
+            "README.md",
+            "layer-7.safetensors",
+            "layer-abc.safetensors",
+            "model.safetensors",
+        ] {
+            assert!(!is_package_file(name), "{name}");
+        }
+    }
+}

@@ -57,7 +57,8 @@ struct LayerWeights {
 }
 
 /// The attention weights of one layer. KV group `g` owns rows `g * head_width ..` of key and value, and rows of query
-/// and columns of output from `g * Shape::kv_group_width()`.
+/// and columns of output from `g * Shape::kv_group_width()`. Rotary positions pair element `i` of a head with element
+/// `i + head_width / 2`, as in Hugging Face's layout.
 #[derive(Clone, Debug)]
 pub struct Attention<'a> {
     /// RMS normalisation before attention: `width` gains.

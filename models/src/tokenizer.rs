@@ -1,6 +1,7 @@
 //! Text to tokens and back, and back token by token.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,11 @@ impl Tokenizer {
     /// Reads `tokenizer.json` for a model of `vocabulary` tokens.
     pub(crate) fn open(path: &Path, vocabulary: usize) -> Result<Self, PackageError> {
         let bytes = std::fs::read(path).map_err(PackageError::io(path))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failure(path))?;
+        // The library panics on some JSON that is cut short, so see that it is whole.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+            .map_err(|error| failure(path)(error.into()))?;
+        let mut inner =
+            guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(failure(path))?;
         // Some published tokenizers ask for truncation or padding, which belong to batches in training.
         inner.with_truncation(None).map_err(failure(path))?;
         inner.with_padding(None);
@@ -43,10 +48,8 @@ impl Tokenizer {
     ///
     /// The text has something the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, PackageError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(failure(&self.path))?;
+        let encoding =
+            guarded(|| self.inner.encode_fast(text, false)).map_err(failure(&self.path))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -56,7 +59,7 @@ impl Tokenizer {
     ///
     /// The tokenizer's decoder cannot put them together.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, PackageError> {
-        self.inner.decode(tokens, true).map_err(failure(&self.path))
+        guarded(|| self.inner.decode(tokens, true)).map_err(failure(&self.path))
     }
 
     /// What a token looks like in the vocabulary, for people to read.
@@ -166,6 +169,13 @@ impl DecodeStream {
         }
         Ok(new)
     }
+}
+
+/// Calls the library, which panics rather than fails on some tokenizers that are no tokenizers.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // Nothing that the call could leave half done is used after it: a tokenizer is not changed by using it.
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("the tokenizer library cannot make sense of it".into()))
 }
 
 fn failure(path: &Path) -> impl FnOnce(tokenizers::Error) -> PackageError {

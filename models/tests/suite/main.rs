@@ -1,0 +1,7 @@
+//! Tests of the package format through its public interface, with models made on the spot and the default model.
+
+mod import;
+mod model;
+mod package;
+mod refusals;
+mod tokenizer;

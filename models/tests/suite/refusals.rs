@@ -1,0 +1,283 @@
+//! What cannot be imported is refused by the name of the file and the tensor, and leaves nothing behind.
+
+use std::fs;
+
+use crate::model::*;
+use halo_models::{ImportOptions, WeightFormat};
+use safetensors::Dtype;
+use serde_json::json;
+use tempfile::TempDir;
+
+const GATE: &str = "model.layers.1.mlp.gate_proj.weight";
+
+#[test]
+fn a_name_must_fit_into_paths_and_keys() {
+    for name in ["", "a/b", "..", "a b", "llama*", "ümlaut"] {
+        let options = ImportOptions {
+            name: Some(name.into()),
+            ..f32_options()
+        };
+        assert!(
+            Model::new()
+                .refusal(&options)
+                .contains("is not a model name"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn configurations_that_are_refused() {
+    let cases = [
+        ("model_type", json!("gpt2"), "model_type `gpt2`"),
+        ("model_type", json!(null), "`model_type` is missing"),
+        ("hidden_act", json!("gelu"), "hidden_act `gelu`"),
+        ("attention_bias", json!(true), "attention_bias"),
+        ("mlp_bias", json!(true), "mlp_bias"),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            "already quantised",
+        ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "llama3", "factor": 32.0}),
+            "rope_scaling of type `llama3`",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "rope_scaling of type `linear`",
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "yarn"}),
+            "rope_parameters of type `yarn`",
+        ),
+        (
+            "num_attention_heads",
+            json!(0),
+            "hidden_size 64 is not a multiple of num_attention_heads 0",
+        ),
+        (
+            "num_attention_heads",
+            json!(5),
+            "hidden_size 64 is not a multiple of num_attention_heads 5",
+        ),
+        (
+            "num_key_value_heads",
+            json!(0),
+            "kv_heads is 0, but must be between 1 and 4096",
+        ),
+        (
+            "num_key_value_heads",
+            json!(3),
+            "kv_heads is 3, but must be a divisor of heads, which is 4",
+        ),
+        (
+            "hidden_size",
+            json!(1u64 << 60),
+            "width is 1152921504606846976, but must be between 1 and 65536",
+        ),
+        (
+            "vocab_size",
+            json!(u64::MAX),
+            "vocabulary is 18446744073709551615",
+        ),
+        ("num_hidden_layers", json!(u64::MAX), "layers is"),
+        ("head_dim", json!(1u64 << 62), "head_width is"),
+        (
+            "intermediate_size",
+            json!(-1),
+            "invalid value: integer `-1`",
+        ),
+        ("intermediate_size", json!("many"), "invalid type: string"),
+        (
+            "intermediate_size",
+            json!(1e30),
+            "invalid type: floating point",
+        ),
+        ("rms_norm_eps", json!(-1.0), "norm_epsilon is -1"),
+        ("rope_theta", json!(0.0), "rope_theta is 0"),
+        (
+            "eos_token_id",
+            json!(40),
+            "eos is 40, but must be below the vocabulary, which is 40",
+        ),
+        ("bos_token_id", json!(40), "bos is 40"),
+    ];
+    for (key, value, expected) in cases {
+        let message = Model::new().config(key, value).refusal(&f32_options());
+        assert!(
+            message.starts_with("config.json: ") && message.contains(expected),
+            "{key}: {message}"
+        );
+    }
+    let message = Model::new()
+        .without_config("hidden_size")
+        .refusal(&f32_options());
+    assert!(
+        message.starts_with("config.json: missing field `hidden_size`"),
+        "{message}"
+    );
+    let window = Model::new()
+        .config("model_type", json!("mistral"))
+        .config("sliding_window", json!(63));
+    assert_eq!(
+        window.refusal(&f32_options()),
+        "config.json: a sliding window shorter than max_position_embeddings; supported are LLaMA-family models: \
+         model_type llama, or mistral without a sliding window"
+    );
+}
+
+#[test]
+fn tensors_that_are_refused() {
+    let refusal = |change: fn(&mut Tensor)| {
+        Model::new()
+            .tensor(GATE, change)
+            .refusal(&ImportOptions::default())
+    };
+    let prefix = format!("model.safetensors: tensor `{GATE}`");
+    let expect = |message: String, rest: &str| {
+        assert!(
+            message.starts_with(&prefix) && message.contains(rest),
+            "{message}"
+        );
+    };
+    expect(
+        refusal(|tensor| tensor.2[400..404].copy_from_slice(&f32::NAN.to_le_bytes())),
+        "holds a value that is not a finite number, at 100",
+    );
+    expect(
+        refusal(|tensor| tensor.2[..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes())),
+        "holds a value that is not a finite number, at 0",
+    );
+    expect(
+        refusal(|tensor| tensor.1.reverse()),
+        "has shape [64, 96], but must have [96, 64]",
+    );
+    expect(
+        refusal(|tensor| tensor.0 = Dtype::I32),
+        "is I32, but must be F32 or F16 or BF16",
+    );
+    let mut model = Model::new();
+    model.tensors.remove(GATE);
+    expect(model.refusal(&ImportOptions::default()), "is missing");
+    let untied = Model::new().config("tie_word_embeddings", json!(false));
+    assert_eq!(
+        untied.refusal(&f32_options()),
+        "model.safetensors: tensor `lm_head.weight` is missing"
+    );
+    let large = |tensor: &mut Tensor| tensor.2[..4].copy_from_slice(&1e6f32.to_le_bytes());
+    let large = Model::new().tensor("model.embed_tokens.weight", large);
+    assert_eq!(
+        large.refusal(&ImportOptions::default()),
+        "model.safetensors: tensor `model.embed_tokens.weight` holds 1000000, which f16 cannot represent; \
+         import it with f32"
+    );
+}
+
+#[test]
+fn widths_without_blocks_are_refused() {
+    let options = ImportOptions {
+        group_size: Some(24),
+        ..ImportOptions::default()
+    };
+    assert_eq!(
+        Model::new().refusal(&options),
+        "`feed_forward.down` cannot be stored as q4:128: 24 columns are not a multiple of 16; choose f16 or f32"
+    );
+    let options = ImportOptions {
+        weights: WeightFormat::Q4 { block: 24 },
+        ..ImportOptions::default()
+    };
+    assert!(
+        Model::new()
+            .refusal(&options)
+            .contains("not a power of two")
+    );
+}
+
+#[test]
+fn damaged_weight_files_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let source = dir.path().join("source");
+    Model::new().write(&source);
+    let whole = fs::read(source.join("model.safetensors")).unwrap();
+    let refusal = |bytes: &[u8]| {
+        fs::write(source.join("model.safetensors"), bytes).unwrap();
+        refusal_in(dir.path(), import_in(dir.path(), &f32_options()))
+    };
+    let oversized = [&(1u64 << 60).to_le_bytes(), &whole[8..]].concat();
+    let beyond = [&(whole.len() as u64).to_le_bytes(), &whole[8..]].concat();
+    for bytes in [
+        &whole[..whole.len() - 1],
+        &whole[..100],
+        &whole[..7],
+        b"",
+        &oversized,
+        &beyond,
+    ] {
+        let message = refusal(bytes);
+        assert!(
+            message.starts_with("model.safetensors is not a whole safetensors file: "),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn parts_lie_in_the_folder() {
+    let dir = TempDir::new().unwrap();
+    let source = dir.path().join("source");
+    Model::new().write_parts(&source);
+    let path = source.join("model.safetensors.index.json");
+    let index = fs::read_to_string(&path).unwrap();
+    let part = "model-00002-of-00002.safetensors";
+    let refusal = || refusal_in(dir.path(), import_in(dir.path(), &f32_options()));
+    for name in ["../elsewhere.safetensors", "/etc/passwd", "", ".."] {
+        fs::write(&path, index.replace(part, name)).unwrap();
+        assert_eq!(
+            refusal(),
+            format!("model.safetensors.index.json: `{name}` is not the name of a part")
+        );
+    }
+    fs::write(&path, index.replace(part, "absent.safetensors")).unwrap();
+    assert!(refusal().starts_with("absent.safetensors is missing"));
+    fs::write(&path, &index).unwrap();
+    fs::write(source.join(part), Model::new().weights()).unwrap();
+    assert!(
+        import_in(dir.path(), &f32_options()).is_ok(),
+        "a part may hold more than the index says"
+    );
+}
+
+#[test]
+fn a_folder_without_its_files_is_refused() {
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let dir = TempDir::new().unwrap();
+        Model::new().write(&dir.path().join("source"));
+        fs::remove_file(dir.path().join("source").join(name)).unwrap();
+        let message = refusal_in(dir.path(), import_in(dir.path(), &f32_options()));
+        assert!(
+            message.starts_with(&format!("{name} is missing; a model folder has ")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let mut model = Model::new();
+    model.tokenizer["model"]["vocab"]["t40"] = json!(40);
+    assert_eq!(
+        model.refusal(&f32_options()),
+        "tokenizer.json: token 40 is beyond the model's vocabulary of 40; this tokenizer belongs to another model"
+    );
+    model.tokenizer = json!({"version": "1.0"});
+    assert!(
+        model
+            .refusal(&f32_options())
+            .starts_with("tokenizer.json: ")
+    );
+}
