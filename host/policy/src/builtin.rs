@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn any_question_has_an_answer() {
         assert_eq!(place(&model(), &[]).owners, vec![0; 30]);
-        assert_eq!(place(&Model::default(), &[]).owners, vec![]);
+        assert!(place(&Model::default(), &[]).owners.is_empty());
         for speed in [
             f32::NAN,
             f32::INFINITY,

@@ -9,7 +9,7 @@
 //! [`Fault`] is reported beside the answer. A slot's policy can be exchanged at any time between two calls; one that fails
 //! several times in a row is replaced by the policy that was in force before it.
 //!
-//! ```ignore
+//! ```
 //! use halo_policy::{Device, Limits, Model, PolicyStore, Sandbox, SchedulerSlot};
 //!
 //! let sandbox = Sandbox::new(Limits::default())?;

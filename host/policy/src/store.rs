@@ -12,7 +12,24 @@ use serde::Serialize;
 use crate::{Digest, PolicyError};
 
 /// Components that come with the binary.
-const EMBEDDED: [(&str, &[u8]); 0] = [];
+const EMBEDDED: [(&str, &[u8]); 4] = [
+    (
+        "predictor-probe",
+        include_bytes!("../../../plugins/components/predictor-probe.wasm"),
+    ),
+    (
+        "predictor-static",
+        include_bytes!("../../../plugins/components/predictor-static.wasm"),
+    ),
+    (
+        "scheduler-even",
+        include_bytes!("../../../plugins/components/scheduler-even.wasm"),
+    ),
+    (
+        "scheduler-halo",
+        include_bytes!("../../../plugins/components/scheduler-halo.wasm"),
+    ),
+];
 
 const EXTENSION: &str = "wasm";
 /// Fewest digits by which a policy can be asked for.

@@ -1,0 +1,336 @@
+//! `cargo xtask policies`: the guest crates of `plugins/`, compiled to WebAssembly components in `plugins/components`.
+//!
+//! The same source, toolchain and standard library give the same bytes in any folder on any machine, so a check can tell
+//! whether the committed components are what the source says.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use wit_component::ComponentEncoder;
+
+use crate::sysroot::{self, Compiler, Std, TARGET};
+use crate::{paths, say};
+
+const SUMS: &str = "SHA256SUMS";
+/// What the components were built with, since other toolchains give other bytes.
+const BUILT_WITH: &str = "BUILT_WITH";
+
+/// Builds all policies. With `check`, into a temporary folder, and fails if they are not the committed ones.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let committed = paths::root().join("plugins/components");
+    let compiler = Compiler::find()?;
+    let std = sysroot::provide(&compiler)?;
+    let built_with = format!(
+        "rustc {} ({})\nstandard library from {}\n",
+        compiler.release, compiler.commit, std.origin
+    );
+    if !check {
+        let components = build(&std)?;
+        write(&committed, &components, &built_with)?;
+        let total: usize = components.values().map(Vec::len).sum();
+        say::step(
+            "Built",
+            format_args!(
+                "{} policies, {total} bytes, in {}",
+                components.len(),
+                committed.display()
+            ),
+        );
+        return Ok(());
+    }
+    let expected_with = fs::read_to_string(committed.join(BUILT_WITH)).unwrap_or_default();
+    let components = build(&std)?;
+    if expected_with != built_with {
+        say::warning(
+            "Not compared",
+            format_args!(
+                "the committed policies were built with other tools, which give other bytes.\nTheirs:\n{expected_with}\
+                 Here:\n{built_with}"
+            ),
+        );
+        return Ok(());
+    }
+    compare(&committed, &components)?;
+    say::step(
+        "Checked",
+        format_args!(
+            "{} policies: byte for byte what is committed",
+            components.len()
+        ),
+    );
+    Ok(())
+}
+
+/// Components by their path in the folder of components.
+type Components = BTreeMap<String, Vec<u8>>;
+
+/// Compiles all members of the guests' workspace.
+fn build(std: &Std) -> Result<Components> {
+    let root = paths::root();
+    let workspace = root.join("plugins");
+    let target = match std::env::var_os("CARGO_TARGET_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => std::env::current_dir()?.join(folder).join("plugins"),
+        None => workspace.join("target"),
+    };
+    let mut flags = vec![
+        OsString::from("-Ctarget-feature=+simd128"),
+        sysroot::remap(root, "/halo"),
+        sysroot::remap(&sysroot::registry()?, "/cargo"),
+    ];
+    if let Some(folder) = &std.sysroot {
+        flags.push("--sysroot".into());
+        flags.push(folder.into());
+    }
+    let compiled = target.join(TARGET);
+    if std.new && compiled.exists() {
+        fs::remove_dir_all(&compiled)
+            .with_context(|| format!("cannot remove {}", compiled.display()))?;
+    }
+    let mut cargo = sysroot::cargo_build(&flags);
+    cargo
+        .current_dir(&workspace)
+        .args(["--locked", "--workspace"])
+        .env("CARGO_TARGET_DIR", &target);
+    sysroot::run(&mut cargo).context("the policies do not compile")?;
+
+    let mut components = Components::new();
+    for member in members(&workspace)? {
+        let name = Path::new(&member)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let module = compiled
+            .join("release")
+            .join(format!("{}.wasm", name.replace('-', "_")));
+        let core =
+            fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+        let component =
+            componentise(&core).with_context(|| format!("{name} does not make a component"))?;
+        components.insert(format!("{member}.wasm"), component);
+    }
+    Ok(components)
+}
+
+/// The workspace's members, as paths from it.
+fn members(workspace: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        workspace: Members,
+    }
+    #[derive(Deserialize)]
+    struct Members {
+        members: Vec<String>,
+    }
+    let path = workspace.join("Cargo.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest: Manifest =
+        toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(manifest.workspace.members)
+}
+
+/// Makes a component of a core module that describes its world in a section of its own, as `wit-bindgen` makes them.
+fn componentise(core: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default()
+        .validate(true)
+        .module(core)?
+        .encode()
+}
+
+fn write(folder: &Path, components: &Components, built_with: &str) -> Result<()> {
+    for (path, bytes) in components {
+        put(&folder.join(path), bytes)?;
+    }
+    put(&folder.join(SUMS), sums(components).as_bytes())?;
+    put(&folder.join(BUILT_WITH), built_with.as_bytes())?;
+    for stray in strays(folder, components)? {
+        say::warning(
+            "Stray",
+            format_args!(
+                "{} belongs to no policy of plugins/Cargo.toml",
+                stray.display()
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Writes a file whose contents are not these already, so that nothing that includes it is compiled again for nothing.
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The digests in the format of `sha256sum`.
+fn sums(components: &Components) -> String {
+    components
+        .iter()
+        .fold(String::new(), |mut text, (path, bytes)| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{}  {path}", digest(bytes));
+            text
+        })
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// Fails with everything that differs between the committed components, their digests and those just built.
+fn compare(committed: &Path, components: &Components) -> Result<()> {
+    let path = committed.join(SUMS);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: run `cargo xtask policies`", path.display()))?;
+    let recorded: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .map(|(digest, path)| (path, digest))
+        .collect();
+    let mut differences = Vec::new();
+    for (path, bytes) in components {
+        let built = digest(bytes);
+        match recorded.get(path.as_str()) {
+            None => differences.push(format!("{path} is not in {SUMS}")),
+            Some(recorded) if *recorded != built => {
+                differences.push(format!("{path} is built as {built}, {SUMS} has {recorded}"));
+            }
+            Some(recorded) => match fs::read(committed.join(path)) {
+                Ok(bytes) if digest(&bytes) == *recorded => {}
+                Ok(bytes) => {
+                    differences.push(format!(
+                        "{path} is committed as {}, {SUMS} has {recorded}",
+                        digest(&bytes)
+                    ));
+                }
+                Err(error) => differences.push(format!("{path} cannot be read: {error}")),
+            },
+        }
+    }
+    let unknown = recorded
+        .keys()
+        .filter(|path| !components.contains_key(**path));
+    differences.extend(
+        unknown.map(|path| format!("{path} is in {SUMS} and no policy of plugins/Cargo.toml")),
+    );
+    differences.extend(
+        strays(committed, components)?
+            .iter()
+            .map(|stray| format!("{} belongs to no policy", stray.display())),
+    );
+    ensure!(
+        differences.is_empty(),
+        "plugins/components is not what plugins/ compiles to; run `cargo xtask policies` and commit the result:\n  {}",
+        differences.join("\n  ")
+    );
+    Ok(())
+}
+
+/// Components that no member of the workspace makes.
+fn strays(folder: &Path, components: &Components) -> Result<Vec<PathBuf>> {
+    let mut strays = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in
+            fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
+        {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let is_component = path
+                .extension()
+                .is_some_and(|extension| extension == "wasm");
+            let known = components
+                .keys()
+                .any(|component| folder.join(component) == path);
+            if is_component && !known {
+                strays.push(path);
+            }
+        }
+    }
+    strays.sort();
+    Ok(strays)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Components) {
+        let folder = tempfile::tempdir().unwrap();
+        let components = Components::from([
+            ("a.wasm".into(), b"abc".to_vec()),
+            ("testing/b.wasm".into(), b"b".to_vec()),
+        ]);
+        write(folder.path(), &components, "tools").unwrap();
+        (folder, components)
+    }
+
+    #[test]
+    fn what_was_written_compares_equal() {
+        let (folder, components) = folder();
+        compare(folder.path(), &components).unwrap();
+        let sums = fs::read_to_string(folder.path().join(SUMS)).unwrap();
+        assert!(
+            sums.starts_with(
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a.wasm\n"
+            ),
+            "{sums}"
+        );
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        let (folder, mut components) = folder();
+        components.insert("a.wasm".into(), b"abd".to_vec());
+        fs::write(folder.path().join("testing/b.wasm"), b"changed").unwrap();
+        fs::write(folder.path().join("c.wasm"), b"c").unwrap();
+        let words = compare(folder.path(), &components).unwrap_err().to_string();
+        for part in [
+            "a.wasm is built as",
+            "testing/b.wasm is committed as",
+            "c.wasm belongs to no policy",
+        ] {
+            assert!(words.contains(part), "{words}");
+        }
+        components.remove("a.wasm");
+        let words = compare(folder.path(), &components).unwrap_err().to_string();
+        assert!(
+            words.contains("a.wasm is in SHA256SUMS and no policy"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_module_makes_no_component() {
+        assert!(componentise(b"not wasm").is_err());
+    }
+
+    #[test]
+    fn all_members_are_found() {
+        let members = members(&paths::root().join("plugins")).unwrap();
+        assert!(
+            members.contains(&"testing/scheduler-faulty".to_owned()),
+            "{members:?}"
+        );
+    }
+}
