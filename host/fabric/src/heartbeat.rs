@@ -1,0 +1,115 @@
+//! Pings and pongs on the data plane.
+//!
+//! Every node pings every member about once a second. A ping carries the sender's own clock, and the pong carries it
+//! back, so round trips are measured without comparing clocks. A pong also says how many of the pinging node's packets
+//! have arrived and how many are missing, so each side knows the loss of both ways.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::receive::DataPlane;
+use crate::wire::{PING_BYTES, PONG_BYTES};
+use crate::{Header, Kind, Link, NodeId};
+
+/// Time between two pings to one node.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A pong that took longer than this is not of a ping of ours, or says nothing any more.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
+
+/// What a pong says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pong {
+    /// The ping's clock, in microseconds.
+    pub(crate) echoed: u64,
+    /// Packets that have come from the pinging node.
+    pub(crate) received: u64,
+    /// Packets that have not.
+    pub(crate) lost: u64,
+}
+
+/// A pong's body.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawPong {
+    echoed: U64,
+    received: U64,
+    lost: U64,
+}
+
+const _: () = assert!(size_of::<RawPong>() == PONG_BYTES);
+
+impl Pong {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let raw = RawPong::ref_from_bytes(body).ok()?;
+        Some(Self {
+            echoed: raw.echoed.get(),
+            received: raw.received.get(),
+            lost: raw.lost.get(),
+        })
+    }
+}
+
+/// Sends a ping.
+fn ping(link: &Link, plane: &DataPlane) {
+    link.send(
+        Header::of_heartbeat(Kind::Ping),
+        &plane.micros().to_le_bytes(),
+    );
+}
+
+/// Answers a ping.
+pub(crate) fn answer_ping(link: &Link, body: &[u8]) {
+    let Ok(clock) = <[u8; PING_BYTES]>::try_from(body) else {
+        return;
+    };
+    let (received, lost) = link.totals();
+    let raw = RawPong {
+        echoed: U64::from_bytes(clock),
+        received: received.into(),
+        lost: lost.into(),
+    };
+    link.send(Header::of_heartbeat(Kind::Pong), raw.as_bytes());
+}
+
+/// Takes in a pong.
+pub(crate) fn take_pong(link: &Link, plane: &DataPlane, body: &[u8]) {
+    let Some(pong) = Pong::parse(body) else {
+        return;
+    };
+    let Some(micros) = plane.micros().checked_sub(pong.echoed) else {
+        return;
+    };
+    let round_trip = Duration::from_micros(micros);
+    if round_trip <= LONGEST_ROUND_TRIP {
+        link.ponged(&pong, round_trip);
+    }
+}
+
+/// Pings members until the fabric closes, and opens links to nodes from which packets come.
+pub(crate) async fn run(
+    plane: Arc<DataPlane>,
+    session: zenoh::Session,
+    members: watch::Receiver<BTreeSet<NodeId>>,
+    mut strangers: mpsc::Receiver<NodeId>,
+) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let wanted: Vec<NodeId> = tokio::select! {
+            stranger = strangers.recv() => stranger.into_iter().collect(),
+            _ = ticks.tick() => members.borrow().iter().cloned().collect(),
+        };
+        for node in wanted.iter().filter(|node| **node != plane.node) {
+            match plane.link(&session, node) {
+                Ok(link) => ping(&link, &plane),
+                Err(error) => tracing::debug!(%node, %error, "not pinged"),
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Tensors and control messages between nodes over zenoh.
+//!
+//! Two planes share one zenoh session:
+//!
+//! * the **data plane** carries tensors in single datagrams over UDP. Nothing is sent again by itself: a packet
+//!   arrives within a round trip or not at all, and whoever needs it asks again. It is synchronous: any thread
+//!   sends, and packets arrive by callback on zenoh's threads.
+//! * the **control plane** carries JSON requests and replies over TCP, reliably. It is asynchronous.
+//!
+//! | key | what |
+//! | --- | --- |
+//! | `halo/{cluster}/node/{node}/{session}` | liveliness token of a member |
+//! | `halo/{cluster}/control/{node}/{operation}` | requests to a node |
+//! | `halo/{cluster}/data/{to}/{from}` | packets of one directed pair of nodes |
+//!
+//! A tensor of `rows` by `width` values is cut into chunks, each one contiguous range of one row with its own
+//! scales, so that any chunk can be used alone. How it is cut is a pure function of its [`TensorShape`].
+#![forbid(unsafe_code)]
+
+mod config;
+mod control;
+mod counters;
+mod encoding;
+mod error;
+mod estimate;
+mod fabric;
+mod faults;
+mod heartbeat;
+mod link;
+mod membership;
+mod node_id;
+mod receive;
+mod session;
+mod tensor;
+mod wire;
+
+pub use config::{FabricConfig, Mode};
+pub use control::{Call, Handler, HandlerFuture, Service};
+pub use counters::{Counters, Traffic};
+pub use encoding::Encoding;
+pub use error::{CallError, FabricError, ShapeError, WireError};
+pub use estimate::{Estimate, Ewma, LossEstimate, SequenceTracker, TimeEstimate};
+pub use fabric::Fabric;
+pub use faults::{FaultInjector, Faults, Loss};
+pub use link::Link;
+pub use node_id::{InvalidName, NodeId};
+pub use receive::Receiver;
+pub use tensor::{Accepted, Assembly, Rejection, TensorShape};
+pub use wire::{ASK_PARTIAL, HEADER_BYTES, Header, Kind, MAX_BODY_BYTES, MAX_PACKET_BYTES, Packet};

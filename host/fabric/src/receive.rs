@@ -1,0 +1,201 @@
+//! The receiving side of the data plane.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use zenoh::sample::Sample;
+
+use crate::counters::LiveCounters;
+use crate::{FabricConfig, FabricError, FaultInjector, Kind, Link, NodeId, Packet, heartbeat};
+
+/// The most nodes links are kept for; packets of more cannot be answered.
+const MAX_LINKS: usize = 1024;
+
+/// What is called with every tensor packet.
+type Callback = dyn Fn(&NodeId, Packet<'_>) + Send + Sync;
+
+/// Everything of the data plane that packets need on their way in and out.
+///
+/// It holds no zenoh session, for the session holds the callback that holds this.
+pub(crate) struct DataPlane {
+    cluster: String,
+    pub(crate) node: NodeId,
+    pub(crate) counters: Arc<LiveCounters>,
+    /// Where this node's clock begins.
+    start: Instant,
+    faults: Option<Mutex<FaultInjector>>,
+    links: RwLock<HashMap<NodeId, Arc<Link>>>,
+    callbacks: RwLock<Vec<(u64, Arc<Callback>)>>,
+    next_callback: AtomicU64,
+    /// Nodes from which packets come without there being a link.
+    strangers: mpsc::Sender<NodeId>,
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane")
+            .field("cluster", &self.cluster)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DataPlane {
+    pub(crate) fn new(
+        config: &FabricConfig,
+        strangers: mpsc::Sender<NodeId>,
+    ) -> Result<Self, FabricError> {
+        Ok(Self {
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            counters: Arc::default(),
+            start: Instant::now(),
+            faults: config
+                .faults
+                .as_ref()
+                .map(FaultInjector::new)
+                .transpose()?
+                .map(Mutex::new),
+            links: RwLock::default(),
+            callbacks: RwLock::default(),
+            next_callback: AtomicU64::new(0),
+            strangers,
+        })
+    }
+
+    /// The key expression of all packets to this node.
+    pub(crate) fn key_of_all(&self) -> String {
+        format!("halo/{}/data/{}/*", self.cluster, self.node)
+    }
+
+    /// This node's clock.
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The link to a node, opened when it is first asked for.
+    pub(crate) fn link(
+        &self,
+        session: &zenoh::Session,
+        to: &NodeId,
+    ) -> Result<Arc<Link>, FabricError> {
+        if let Some(link) = self.known_link(to) {
+            return Ok(link);
+        }
+        // Opening one under the lock keeps two threads from opening two.
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(to) {
+            return Ok(Arc::clone(link));
+        }
+        if links.len() >= MAX_LINKS {
+            return Err(FabricError::Zenoh {
+                action: format!("open the link to `{to}`"),
+                reason: format!("there are {MAX_LINKS} links already"),
+            });
+        }
+        let key = format!("halo/{}/data/{to}/{}", self.cluster, self.node);
+        let link = Link::open(session, key, to.clone(), Arc::clone(&self.counters))?;
+        Ok(Arc::clone(
+            links.entry(to.clone()).or_insert(Arc::new(link)),
+        ))
+    }
+
+    fn known_link(&self, to: &NodeId) -> Option<Arc<Link>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(to).cloned()
+    }
+
+    /// Takes in whatever has come under one of our keys.
+    pub(crate) fn take(&self, sample: &Sample) {
+        let bytes = sample.payload().to_bytes();
+        let dropped = self.faults.as_ref().is_some_and(|faults| {
+            faults
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .loses()
+        });
+        if dropped {
+            self.counters.dropped(bytes.len());
+            return;
+        }
+        let from = sample.key_expr().as_str().rsplit('/').next();
+        let from = from.and_then(|from| from.parse::<NodeId>().ok());
+        let (Some(from), Ok(packet)) = (from, Packet::parse(&bytes)) else {
+            self.counters.malformed(bytes.len());
+            return;
+        };
+        self.counters.received(packet.header.kind, bytes.len());
+
+        let link = self.known_link(&from);
+        match &link {
+            Some(link) => link.heard(packet.sequence, Instant::now()),
+            // The publisher is opened elsewhere: this is a thread of zenoh's. If the queue is full, the next packet
+            // will do.
+            None => drop(self.strangers.try_send(from.clone())),
+        }
+        match packet.header.kind {
+            Kind::Ping => {
+                if let Some(link) = link {
+                    heartbeat::answer_ping(&link, packet.body);
+                }
+            }
+            Kind::Pong => {
+                if let Some(link) = link {
+                    heartbeat::take_pong(&link, self, packet.body);
+                }
+            }
+            Kind::Activation | Kind::Partial | Kind::Ask => self.pass_on(&from, packet),
+        }
+    }
+
+    fn pass_on(&self, from: &NodeId, packet: Packet<'_>) {
+        // A copy, so that a callback may add or stop receivers.
+        let callbacks = self
+            .callbacks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (_, callback) in &callbacks {
+            callback(from, packet);
+        }
+    }
+
+    /// Adds a callback for tensor packets.
+    pub(crate) fn receive(self: &Arc<Self>, callback: Arc<Callback>) -> Receiver {
+        let id = self.next_callback.fetch_add(1, Ordering::Relaxed);
+        self.callbacks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((id, callback));
+        Receiver {
+            plane: Arc::downgrade(self),
+            id,
+        }
+    }
+}
+
+/// Keeps a callback for packets; dropping it stops the calls.
+///
+/// A call under way on another thread may still be finishing when the drop returns.
+#[derive(Debug)]
+#[must_use = "packets are received only as long as this is kept"]
+pub struct Receiver {
+    plane: Weak<DataPlane>,
+    id: u64,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(plane) = self.plane.upgrade() {
+            plane
+                .callbacks
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|(id, _)| *id != self.id);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Opening a zenoh session, and what can stand in the way.
+
+use crate::FabricError;
+use crate::config::Prepared;
+
+/// Opens a session.
+pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricError> {
+    zenoh::open(prepared.zenoh.clone()).await.map_err(|reason| {
+        let reason = reason.to_string();
+        // zenoh has no error types. That a port is free has been checked, but it may have been taken since.
+        if reason.contains("in use") {
+            FabricError::PortInUse {
+                endpoint: prepared.listen.join(" or "),
+            }
+        } else if reason.contains("Unable to connect") || reason.contains("timeout") {
+            FabricError::CannotConnect {
+                endpoints: prepared.connect.clone(),
+                reason,
+            }
+        } else {
+            FabricError::Zenoh {
+                action: "open a session".to_owned(),
+                reason,
+            }
+        }
+    })
+}
+
+/// Where a session listens, for people: `HOST:PORT` for the usual pair of endpoints, zenoh's notation for others.
+pub(crate) async fn endpoints(session: &zenoh::Session, prepared: &Prepared) -> Vec<String> {
+    // zenoh lists the addresses behind a wildcard, but leaves loopback addresses out.
+    let locators: Vec<String> = session
+        .info()
+        .locators()
+        .await
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let loopback = prepared
+        .listen
+        .iter()
+        .filter(|endpoint| !endpoint.contains("/[::]:") && !endpoint.contains("/0.0.0.0:"));
+    let mut endpoints = Vec::new();
+    for endpoint in locators.iter().chain(loopback) {
+        let bare = endpoint.split('?').next().unwrap_or(endpoint);
+        let human = bare
+            .strip_prefix("tcp/")
+            .or_else(|| bare.strip_prefix("udp/"))
+            .unwrap_or(bare)
+            .to_owned();
+        if !endpoints.contains(&human) {
+            endpoints.push(human);
+        }
+    }
+    endpoints
+}

@@ -1,0 +1,289 @@
+//! How a tensor is cut into chunks, and put together again.
+
+use std::ops::Range;
+
+use crate::encoding::BLOCK;
+use crate::wire::{Header, MAX_BODY_BYTES};
+use crate::{Encoding, ShapeError};
+
+/// The shape of a tensor on the wire, from which both sides know its chunks.
+///
+/// Each row is cut into the same number of parts, each a contiguous range of whole blocks of 32 values (but for the
+/// row's end), as equal as blocks allow, and small enough for one datagram. Chunk `row * parts + part` is one part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TensorShape {
+    rows: u16,
+    width: u32,
+    encoding: Encoding,
+    /// Values in every part but the last.
+    part_values: u32,
+    /// Parts of a row.
+    parts: u16,
+}
+
+impl TensorShape {
+    /// The most rows a tensor may have.
+    pub const MAX_ROWS: usize = 1024;
+    /// The most values a row may have.
+    pub const MAX_WIDTH: usize = 65_536;
+    /// The most chunks a tensor may have.
+    pub const MAX_CHUNKS: usize = 65_535;
+
+    /// The shape of `rows` rows of `width` values each.
+    ///
+    /// # Errors
+    ///
+    /// If there are no values, or more rows, values or chunks than the limits allow.
+    pub fn new(rows: usize, width: usize, encoding: Encoding) -> Result<Self, ShapeError> {
+        if !(1..=Self::MAX_ROWS).contains(&rows) {
+            return Err(ShapeError::Rows(rows));
+        }
+        if !(1..=Self::MAX_WIDTH).contains(&width) {
+            return Err(ShapeError::Width(width));
+        }
+        let blocks = width.div_ceil(BLOCK);
+        let parts = blocks.div_ceil(MAX_BODY_BYTES / encoding.bytes(BLOCK));
+        let part_values = blocks.div_ceil(parts) * BLOCK;
+        // Rounding the parts' size up to whole blocks can leave fewer parts.
+        let parts = width.div_ceil(part_values);
+        let chunks = rows * parts;
+        if chunks > Self::MAX_CHUNKS {
+            return Err(ShapeError::Chunks(chunks));
+        }
+        Ok(Self {
+            // Bounded by the checks above.
+            rows: rows as u16,
+            width: width as u32,
+            encoding,
+            part_values: part_values as u32,
+            parts: parts as u16,
+        })
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        usize::from(self.rows)
+    }
+
+    /// Values per row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width as usize
+    }
+
+    /// How the values are written.
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Values of all rows together.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.rows() * self.width()
+    }
+
+    /// Number of chunks, and so of packets.
+    #[must_use]
+    pub fn chunks(&self) -> u16 {
+        self.rows * self.parts
+    }
+
+    /// Number of chunks of one row.
+    #[must_use]
+    pub fn chunks_per_row(&self) -> u16 {
+        self.parts
+    }
+
+    /// The row a chunk belongs to.
+    #[must_use]
+    pub fn row(&self, chunk: u16) -> usize {
+        usize::from(chunk / self.parts)
+    }
+
+    /// The values of a chunk, as a range of the row-major tensor.
+    ///
+    /// # Panics
+    ///
+    /// If the shape has no such chunk.
+    #[must_use]
+    pub fn range(&self, chunk: u16) -> Range<usize> {
+        assert!(chunk < self.chunks(), "chunk {chunk} of {}", self.chunks());
+        let start = usize::from(chunk % self.parts) * self.part_values as usize;
+        let end = (start + self.part_values as usize).min(self.width());
+        let row = self.row(chunk) * self.width();
+        row + start..row + end
+    }
+
+    /// The size of a chunk's body in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the shape has no such chunk.
+    #[must_use]
+    pub fn chunk_bytes(&self, chunk: u16) -> usize {
+        self.encoding.bytes(self.range(chunk).len())
+    }
+
+    /// Appends the body of one chunk of the row-major `values` to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If the shape has no such chunk or another number of values.
+    pub fn encode_chunk(&self, chunk: u16, values: &[f32], out: &mut Vec<u8>) {
+        assert_eq!(values.len(), self.values(), "values of {self:?}");
+        self.encoding.encode(&values[self.range(chunk)], out);
+    }
+}
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Its values were missing and are in place now.
+    New,
+    /// Its values were in place already; nothing changed.
+    Duplicate,
+    /// It cannot be a chunk of this tensor; nothing changed.
+    Rejected(Rejection),
+}
+
+/// Why a chunk cannot be part of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Rows, width, encoding or number of chunks are others.
+    Shape,
+    /// There is no chunk of that number.
+    Chunk,
+    /// The body is not as long as the chunk is, or holds values that are not finite.
+    Body,
+}
+
+/// A tensor that arrives in chunks: its values, and which of them have come.
+///
+/// What has not come is zero. The memory is that of the shape it is made with, whatever packets say.
+#[derive(Debug, Clone)]
+pub struct Assembly {
+    shape: TensorShape,
+    values: Vec<f32>,
+    received: Vec<u64>,
+    missing: u16,
+}
+
+impl Assembly {
+    /// An assembly of which nothing has come.
+    #[must_use]
+    pub fn new(shape: TensorShape) -> Self {
+        Self {
+            shape,
+            values: vec![0.0; shape.values()],
+            received: vec![0; usize::from(shape.chunks()).div_ceil(64)],
+            missing: shape.chunks(),
+        }
+    }
+
+    /// The shape it was made with.
+    #[must_use]
+    pub fn shape(&self) -> &TensorShape {
+        &self.shape
+    }
+
+    /// Takes in one chunk.
+    ///
+    /// Only the header's shape and chunk number are looked at: the caller has found by the other fields that the
+    /// packet is of this tensor.
+    pub fn accept(&mut self, header: &Header, body: &[u8]) -> Accepted {
+        let shape = &self.shape;
+        if (header.rows, header.width) != (shape.rows, shape.width)
+            || header.encoding != shape.encoding
+            || header.chunks != shape.chunks()
+        {
+            return Accepted::Rejected(Rejection::Shape);
+        }
+        if header.chunk >= shape.chunks() {
+            return Accepted::Rejected(Rejection::Chunk);
+        }
+        if self.has(header.chunk) {
+            return Accepted::Duplicate;
+        }
+        let target = &mut self.values[shape.range(header.chunk)];
+        if !shape.encoding.decode(body, target) {
+            target.fill(0.0);
+            return Accepted::Rejected(Rejection::Body);
+        }
+        self.received[usize::from(header.chunk) / 64] |= 1 << (header.chunk % 64);
+        self.missing -= 1;
+        Accepted::New
+    }
+
+    /// Whether a chunk has come.
+    #[must_use]
+    pub fn has(&self, chunk: u16) -> bool {
+        self.received
+            .get(usize::from(chunk) / 64)
+            .is_some_and(|word| word >> (chunk % 64) & 1 == 1)
+    }
+
+    /// Whether every chunk has come.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// How many chunks have not come.
+    #[must_use]
+    pub fn missing_count(&self) -> u16 {
+        self.missing
+    }
+
+    /// The chunks that have not come, in order.
+    pub fn missing(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..self.shape.chunks()).filter(|&chunk| !self.has(chunk))
+    }
+
+    /// The bodies of the packets that ask for what is missing ([`Kind::Ask`](crate::Kind::Ask)), each with the first
+    /// chunk it speaks of: one, unless the missing chunks are further apart than one packet can say.
+    #[must_use]
+    pub fn missing_bitmaps(&self) -> Vec<(u16, Vec<u8>)> {
+        let mut bitmaps: Vec<(u16, Vec<u8>)> = Vec::new();
+        for chunk in self.missing() {
+            let fits = |&(first, _): &(u16, _)| usize::from(chunk - first) < MAX_BODY_BYTES * 8;
+            if !bitmaps.last().is_some_and(fits) {
+                bitmaps.push((chunk, Vec::new()));
+            }
+            if let Some((first, bits)) = bitmaps.last_mut() {
+                let bit = usize::from(chunk - *first);
+                bits.resize(bit / 8 + 1, 0);
+                bits[bit / 8] |= 1 << (bit % 8);
+            }
+        }
+        bitmaps
+    }
+
+    /// The values, row by row; zero where nothing has come.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The values, to conceal what is missing in place.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// The values, without the assembly.
+    #[must_use]
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
+    /// Forgets everything that has come, to use the memory for another tensor of the same shape.
+    pub fn reset(&mut self) {
+        self.values.fill(0.0);
+        self.received.fill(0);
+        self.missing = self.shape.chunks();
+    }
+}
+
+#[cfg(test)]
+mod tests;
