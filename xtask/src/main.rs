@@ -9,9 +9,11 @@ mod docs;
 mod onnxruntime;
 mod paths;
 mod pip;
+mod policies;
 mod say;
 mod setup;
 mod summary;
+mod sysroot;
 mod test;
 
 use std::process::ExitCode;
@@ -33,6 +35,14 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Demo(demo::Args),
+    /// Compile the policies of `plugins` to the WebAssembly components that are committed.
+    ///
+    /// Needs Rust's wasm32-unknown-unknown target, or a way to build its standard library; says so where neither is to be had.
+    Policies {
+        /// Only compare: compile them elsewhere, and fail if the committed ones differ.
+        #[arg(long)]
+        check: bool,
+    },
     Test(test::Args),
     Ci(ci::Args),
 }
@@ -42,6 +52,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(args),
         Command::Build(args) => build::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Policies { check } => policies::run(check),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
     };
