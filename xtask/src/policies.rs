@@ -21,50 +21,76 @@ const SUMS: &str = "SHA256SUMS";
 /// What the components were built with, since other toolchains give other bytes.
 const BUILT_WITH: &str = "BUILT_WITH";
 
+/// What came of comparing the committed policies with their source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// They are what it compiles to.
+    Same,
+    /// It compiles to other bytes, as is to be expected: these words say with which other tools.
+    OtherTools(String),
+}
+
 /// Builds all policies. With `check`, into a temporary folder, and fails if they are not the committed ones.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let committed = paths::root().join("plugins/components");
     let compiler = Compiler::find()?;
     let std = sysroot::provide(&compiler)?;
-    let built_with = format!(
-        "rustc {} ({})\nstandard library from {}\n",
-        compiler.release, compiler.commit, std.origin
-    );
-    if !check {
-        let components = build(&std)?;
-        write(&committed, &components, &built_with)?;
-        let total: usize = components.values().map(Vec::len).sum();
-        say::step(
-            "Built",
-            format_args!(
-                "{} policies, {total} bytes, in {}",
-                components.len(),
-                committed.display()
+    if check {
+        match self::check(&compiler, &std)? {
+            Checked::Same => say::step(
+                "Checked",
+                "the policies are byte for byte what is committed",
             ),
-        );
+            Checked::OtherTools(words) => say::warning("Not compared", words),
+        }
         return Ok(());
     }
-    let expected_with = fs::read_to_string(committed.join(BUILT_WITH)).unwrap_or_default();
+    let folder = components_folder();
     let components = build(&std)?;
-    if expected_with != built_with {
-        say::warning(
-            "Not compared",
-            format_args!(
-                "the committed policies were built with other tools, which give other bytes.\nTheirs:\n{expected_with}\
-                 Here:\n{built_with}"
-            ),
-        );
-        return Ok(());
-    }
-    compare(&committed, &components)?;
+    write(&folder, &components, &built_with(&compiler, &std))?;
+    let total: usize = components.values().map(Vec::len).sum();
     say::step(
-        "Checked",
+        "Built",
         format_args!(
-            "{} policies: byte for byte what is committed",
-            components.len()
+            "{} policies, {total} bytes, in {}",
+            components.len(),
+            folder.display()
         ),
     );
     Ok(())
+}
+
+/// Builds all policies and compares them with the committed ones.
+pub(crate) fn check(compiler: &Compiler, std: &Std) -> Result<Checked> {
+    let folder = components_folder();
+    let components = build(std)?;
+    let differences = compare(&folder, &components);
+    let theirs = fs::read_to_string(folder.join(BUILT_WITH)).unwrap_or_default();
+    let ours = built_with(compiler, std);
+    match differences {
+        Ok(()) => Ok(Checked::Same),
+        Err(_) if theirs != ours => Ok(Checked::OtherTools(format!(
+            "the policies compile, to other bytes than those committed, which were built with other tools: {} rather than {}",
+            one_line(&theirs),
+            one_line(&ours)
+        ))),
+        Err(differences) => Err(differences),
+    }
+}
+
+fn components_folder() -> PathBuf {
+    paths::root().join("plugins/components")
+}
+
+/// The content of [`BUILT_WITH`] for what is built now.
+fn built_with(compiler: &Compiler, std: &Std) -> String {
+    format!(
+        "rustc {} ({})\nstandard library from {}\n",
+        compiler.release, compiler.commit, std.origin
+    )
+}
+
+fn one_line(text: &str) -> String {
+    text.trim().replace('\n', ", ")
 }
 
 /// Components by their path in the folder of components.
