@@ -1,7 +1,7 @@
 //! `scheduler-halo`: who computes what by speed, links and importance; whom to wait for by how much it matters.
 //!
-//! Placing (see [`place`]): each layer is shared out so that all devices are expected to finish at the same time, the most
-//! important groups to the most stable devices. Admitting (see [`admit`]): a token may go without a small share of its
+//! Placing (see `place.rs`): each layer is shared out so that all devices are expected to finish at the same time, the most
+//! important groups to the most stable devices. Admitting (see `admit.rs`): a token may go without a small share of its
 //! predicted contribution, and only what fits into that budget is not waited for.
 //!
 //! | setting | default | meaning |
