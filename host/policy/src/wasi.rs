@@ -124,7 +124,107 @@ fn add_streams(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use wasmtime::{Config, Engine, Store, component::Component};
+
     use super::*;
+    use crate::Limits;
+
+    /// Calls the function `run` of a component, on a thread of a tokio runtime.
+    fn run(text: &str) -> wasmtime::Result<()> {
+        let engine = Engine::new(Config::new().wasm_component_model(true))?;
+        let mut linker = Linker::new(&engine);
+        add_to_linker(&mut linker)?;
+        let bytes = wat::parse_str(text).unwrap();
+        let component = Component::new(&engine, bytes)?;
+        let mut store = Store::new(&engine, Guest::new("test".into(), &Limits::default()));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let instance = linker.instantiate(&mut store, &component)?;
+            instance
+                .get_typed_func::<(), ()>(&mut store, "run")?
+                .call(&mut store, ())
+        })
+    }
+
+    /// With wasmtime-wasi's own functions, this panics on a thread of a runtime.
+    #[test]
+    fn writing_to_standard_error_does_nothing_and_does_not_wait() {
+        run(r#"
+        (component
+          (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
+          (alias export $error "error" (type $error-type))
+          (import "wasi:io/streams@0.2.0" (instance $streams
+            (export "output-stream" (type $stream (sub resource)))
+            (alias outer 1 $error-type (type $outer-error))
+            (export "error" (type $own-error (eq $outer-error)))
+            (type $failure (variant (case "last-operation-failed" (own $own-error)) (case "closed")))
+            (export "stream-error" (type $stream-error (eq $failure)))
+            (export "[method]output-stream.blocking-write-and-flush"
+              (func (param "self" (borrow $stream)) (param "contents" (list u8))
+                (result (result (error $stream-error)))))))
+          (alias export $streams "output-stream" (type $stream-type))
+          (import "wasi:cli/stderr@0.2.0" (instance $stderr
+            (alias outer 1 $stream-type (type $outer-stream))
+            (export "output-stream" (type $own-stream (eq $outer-stream)))
+            (export "get-stderr" (func (result (own $own-stream))))))
+          (core module $memory (memory (export "memory") 1))
+          (core instance $memory (instantiate $memory))
+          (core func $get (canon lower (func $stderr "get-stderr")))
+          (core func $write (canon lower
+            (func $streams "[method]output-stream.blocking-write-and-flush")
+            (memory $memory "memory")))
+          (core func $drop (canon resource.drop $stream-type))
+          (core module $main
+            (import "" "get" (func $get (result i32)))
+            (import "" "write" (func $write (param i32 i32 i32 i32)))
+            (import "" "drop" (func $drop (param i32)))
+            (import "" "memory" (memory 1))
+            (func (export "run") (local $stream i32)
+              (local.set $stream (call $get))
+              (call $write (local.get $stream) (i32.const 0) (i32.const 5) (i32.const 16))
+              (if (i32.load8_u (i32.const 16)) (then unreachable))
+              (call $drop (local.get $stream))))
+          (core instance $main (instantiate $main (with "" (instance
+            (export "get" (func $get))
+            (export "write" (func $write))
+            (export "drop" (func $drop))
+            (export "memory" (memory $memory "memory"))))))
+          (func (export "run") (canon lift (core func $main "run"))))
+        "#)
+        .unwrap();
+    }
+
+    #[test]
+    fn waiting_for_a_clock_traps() {
+        let error = run(r#"
+        (component
+          (import "wasi:io/poll@0.2.0" (instance $poll
+            (export "pollable" (type $pollable (sub resource)))
+            (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+          (alias export $poll "pollable" (type $pollable-type))
+          (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+            (alias outer 1 $pollable-type (type $outer))
+            (export "pollable" (type $own (eq $outer)))
+            (export "subscribe-duration" (func (param "when" u64) (result (own $own))))))
+          (core func $subscribe (canon lower (func $clock "subscribe-duration")))
+          (core func $block (canon lower (func $poll "[method]pollable.block")))
+          (core module $main
+            (import "" "subscribe" (func $subscribe (param i64) (result i32)))
+            (import "" "block" (func $block (param i32)))
+            (func (export "run") (call $block (call $subscribe (i64.const 1000000000000)))))
+          (core instance $main (instantiate $main (with "" (instance
+            (export "subscribe" (func $subscribe))
+            (export "block" (func $block))))))
+          (func (export "run") (canon lift (core func $main "run"))))
+        "#)
+        .unwrap_err();
+        assert!(
+            error.root_cause().to_string().contains("pollable.block"),
+            "{error:?}"
+        );
+    }
 
     #[test]
     fn only_wasi_0_2_is_known() {

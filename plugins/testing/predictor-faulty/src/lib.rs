@@ -73,7 +73,7 @@ impl Guest for Faulty {
             Some(Fault::Memory) => {
                 let mut hoard = Vec::new();
                 loop {
-                    hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
+                    hoard.push(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
                 }
             }
             Some(Fault::Length) => scores.push(1.0),

@@ -141,7 +141,7 @@ fn due(applies: impl Fn(&Plan) -> bool) -> Option<Fault> {
         Fault::Memory => {
             let mut hoard = Vec::new();
             loop {
-                hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
+                hoard.push(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
             }
         }
         other => Some(other),
