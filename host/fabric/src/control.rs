@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use zenoh::bytes::{Encoding, ZBytes};
 use zenoh::qos::{CongestionControl, Priority};
@@ -24,6 +24,15 @@ const MAX_CONCURRENT: usize = 64;
 /// Above bulk data, below tensors: a call neither waits for the one nor delays the other.
 const PRIORITY: Priority = Priority::InteractiveLow;
 
+/// How often a caller looks whether the node has become reachable.
+const LOOK_PERIOD: Duration = Duration::from_millis(20);
+
+/// The longest a handler may take, whatever the caller would wait for.
+const LONGEST_CALL: Duration = Duration::from_secs(600);
+
+/// The largest envelope.
+const MAX_ENVELOPE_BYTES: usize = 256;
+
 /// Marks an answer that is a refusal, rather than one of zenoh's own errors.
 const REFUSAL: &str = "halo/refusal";
 
@@ -38,6 +47,13 @@ pub struct Call {
     pub body: serde_json::Value,
 }
 
+/// What goes along with a request.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    from: NodeId,
+    timeout_ms: u64,
+}
+
 /// What a handler gives back: the answer, or the reason why there is none.
 pub type HandlerFuture =
     Pin<Box<dyn Future<Output = Result<serde_json::Value, String>> + Send + 'static>>;
@@ -48,6 +64,8 @@ pub trait Handler: Fn(Call) -> HandlerFuture + Send + Sync + 'static {}
 impl<F: Fn(Call) -> HandlerFuture + Send + Sync + 'static> Handler for F {}
 
 /// Keeps a handler answering; dropping it stops that. Calls under way are finished.
+///
+/// A call that takes longer than its caller waits, or longer than ten minutes, is dropped where it stands.
 #[must_use = "requests are answered only as long as this is kept"]
 pub struct Service {
     _queryable: Queryable<()>,
@@ -80,7 +98,13 @@ pub(crate) async fn serve(
                         "{MAX_CONCURRENT} calls are under way already; try again"
                     )),
                     (Ok(_), Err(reason)) => Err(reason),
-                    (Ok(_slot), Ok(call)) => handler(call).await,
+                    (Ok(_slot), Ok((call, time))) => {
+                        let Ok(answer) = tokio::time::timeout(time, handler(call)).await else {
+                            // Nobody waits any more.
+                            return;
+                        };
+                        answer
+                    }
                 };
                 reply(&query, answer).await;
             });
@@ -92,8 +116,8 @@ pub(crate) async fn serve(
     })
 }
 
-/// Reads a request.
-fn read_call(query: &Query) -> Result<Call, String> {
+/// Reads a request, and how long the caller waits.
+fn read_call(query: &Query) -> Result<(Call, Duration), String> {
     let operation = query.key_expr().as_str().rsplit('/').next();
     let operation = operation
         .filter(|o| is_operation(o))
@@ -102,14 +126,19 @@ fn read_call(query: &Query) -> Result<Call, String> {
     if body.len() > MAX_MESSAGE_BYTES {
         return Err(format!("a body of {} bytes is too large", body.len()));
     }
-    let from = query.attachment().filter(|name| name.len() <= 64);
-    Ok(Call {
-        from: from
-            .and_then(|name| String::from_utf8(name.to_bytes().into_owned()).ok())
-            .and_then(|name| name.parse().ok()),
+    let envelope = query
+        .attachment()
+        .filter(|bytes| bytes.len() <= MAX_ENVELOPE_BYTES)
+        .and_then(|bytes| serde_json::from_slice::<Envelope>(&bytes.to_bytes()).ok());
+    let time = envelope.as_ref().map_or(LONGEST_CALL, |envelope| {
+        Duration::from_millis(envelope.timeout_ms).min(LONGEST_CALL)
+    });
+    let call = Call {
+        from: envelope.map(|envelope| envelope.from),
         operation: operation.to_owned(),
         body: serde_json::from_slice(&body.to_bytes()).map_err(|e| e.to_string())?,
-    })
+    };
+    Ok((call, time))
 }
 
 /// Sends an answer or a refusal.
@@ -175,20 +204,37 @@ pub(crate) async fn call<Q: Serialize, R: DeserializeOwned>(
     if body.len() > MAX_MESSAGE_BYTES {
         return Err(too_large(body.len()));
     }
-    let replies = session
-        .get(format!("halo/{}/control/{to}/{operation}", config.cluster))
-        .payload(body)
-        .encoding(Encoding::APPLICATION_JSON)
-        .attachment(config.node.as_str())
+    let deadline = tokio::time::Instant::now() + timeout;
+    let querier = session
+        .declare_querier(format!("halo/{}/control/{to}/{operation}", config.cluster))
         .congestion_control(CongestionControl::Block)
         .priority(PRIORITY)
         .timeout(timeout)
         .await
         .map_err(failed)?;
-    // zenoh ends the channel when the timeout has passed, and at once when nobody can answer.
-    let reply = match tokio::time::timeout(timeout, replies.recv_async()).await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(_)) | Err(_) => return Err(no_answer()),
+    // A request that reaches nobody ends at once. The node may just be joining, so wait for it rather than ask twice:
+    // a request is never carried out twice.
+    while !querier.matching_status().await.map_err(failed)?.matching() {
+        if tokio::time::Instant::now() >= deadline {
+            return Err(no_answer());
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+    let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
+    let envelope = Envelope {
+        from: config.node.clone(),
+        timeout_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
+    };
+    let envelope = serde_json::to_vec(&envelope).map_err(|e| malformed(e.to_string()))?;
+    let replies = querier
+        .get()
+        .payload(body)
+        .encoding(Encoding::APPLICATION_JSON)
+        .attachment(envelope)
+        .await
+        .map_err(failed)?;
+    let Ok(Ok(reply)) = tokio::time::timeout_at(deadline, replies.recv_async()).await else {
+        return Err(no_answer());
     };
     match reply.into_result() {
         Ok(sample) if sample.payload().len() > MAX_MESSAGE_BYTES => {

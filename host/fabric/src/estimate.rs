@@ -148,11 +148,12 @@ impl SequenceTracker {
             self.estimate.observe(1, lost);
         } else if behind < WINDOW {
             let bit = 1 << behind;
-            // A gap before the very first packet was never counted as lost.
-            if seen & bit == 0 && self.lost > 0 {
+            // Only what was counted as lost before has no bit: those before the first packet all have one.
+            if seen & bit == 0 {
                 self.newest = Some((newest, seen | bit));
                 self.received += 1;
-                self.lost -= 1;
+                self.lost = self.lost.saturating_sub(1);
+                self.estimate.observe(1, 0);
             }
         } else if behind >= RESTART {
             self.start(sequence);

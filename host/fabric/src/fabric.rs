@@ -138,7 +138,8 @@ impl Fabric {
 
     /// Asks a node to do something, and waits for its answer.
     ///
-    /// The request is sent once: without an answer it may have been carried out or not.
+    /// If the node is not reachable yet, this waits for it, too. The request is sent once: without an answer it may
+    /// have been carried out or not.
     ///
     /// # Errors
     ///

@@ -22,6 +22,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before asking again.
 const ASK_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a token takes to reach everybody, generously.
+const SETTLE: Duration = Duration::from_millis(300);
+
 /// How long the token of a node that has died may outlive it: a lease to notice, and as much for slow machines. A node
 /// that starts again within this time finds its own name taken, and waits.
 const GHOST_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
@@ -124,6 +127,7 @@ impl Membership {
             .await
             .map_err(|reason| FabricError::zenoh("announce this node", &reason))?;
         // Two nodes may have announced themselves at once; then the one with the smaller session number stays.
+        tokio::time::sleep(SETTLE).await;
         let others = self.others_of_our_name(session).await?;
         let ours = self.session.to_string();
         if others.iter().any(|other| *other < ours) {

@@ -29,7 +29,7 @@ pub(crate) struct DataPlane {
     start: Instant,
     faults: Option<Mutex<FaultInjector>>,
     links: RwLock<HashMap<NodeId, Arc<Link>>>,
-    callbacks: RwLock<Vec<(u64, Arc<Callback>)>>,
+    callbacks: RwLock<Arc<[(u64, Arc<Callback>)]>>,
     next_callback: AtomicU64,
     /// Nodes from which packets come without there being a link.
     strangers: mpsc::Sender<NodeId>,
@@ -61,7 +61,7 @@ impl DataPlane {
                 .transpose()?
                 .map(Mutex::new),
             links: RwLock::default(),
-            callbacks: RwLock::default(),
+            callbacks: RwLock::new(Arc::new([])),
             next_callback: AtomicU64::new(0),
             strangers,
         })
@@ -154,23 +154,32 @@ impl DataPlane {
 
     fn pass_on(&self, from: &NodeId, packet: Packet<'_>) {
         // A copy, so that a callback may add or stop receivers.
-        let callbacks = self
-            .callbacks
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for (_, callback) in &callbacks {
+        let callbacks = Arc::clone(
+            &self
+                .callbacks
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for (_, callback) in callbacks.iter() {
             callback(from, packet);
         }
+    }
+
+    /// Changes the callbacks.
+    fn change_callbacks(&self, change: impl FnOnce(&mut Vec<(u64, Arc<Callback>)>)) {
+        let mut callbacks = self
+            .callbacks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut changed = callbacks.to_vec();
+        change(&mut changed);
+        *callbacks = changed.into();
     }
 
     /// Adds a callback for tensor packets.
     pub(crate) fn receive(self: &Arc<Self>, callback: Arc<Callback>) -> Receiver {
         let id = self.next_callback.fetch_add(1, Ordering::Relaxed);
-        self.callbacks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((id, callback));
+        self.change_callbacks(|callbacks| callbacks.push((id, callback)));
         Receiver {
             plane: Arc::downgrade(self),
             id,
@@ -191,11 +200,7 @@ pub struct Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(plane) = self.plane.upgrade() {
-            plane
-                .callbacks
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|(id, _)| *id != self.id);
+            plane.change_callbacks(|callbacks| callbacks.retain(|(id, _)| *id != self.id));
         }
     }
 }

@@ -1,1 +1,179 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::{Kind, Packet};
+
+fn shape(rows: usize, width: usize, encoding: Encoding) -> TensorShape {
+    TensorShape::new(rows, width, encoding).unwrap()
+}
+
+fn header(shape: &TensorShape, chunk: u16) -> Header {
+    Header {
+        chunk,
+        ..Header::of_tensor(Kind::Activation, shape)
+    }
+}
+
+#[test]
+fn a_row_of_2048_takes_few_packets() {
+    for (encoding, chunks) in [
+        (Encoding::F32, 7),
+        (Encoding::F16, 4),
+        (Encoding::Q8, 2),
+        (Encoding::Q4, 1),
+    ] {
+        assert_eq!(shape(1, 2048, encoding).chunks(), chunks, "{encoding:?}");
+        assert_eq!(shape(3, 2048, encoding).chunks(), 3 * chunks);
+    }
+    // Two equal halves, rather than a full packet and a rest.
+    assert_eq!(shape(1, 2048, Encoding::Q8).range(1), 1024..2048);
+    assert_eq!(shape(2, 2048, Encoding::Q8).range(3), 3072..4096);
+}
+
+#[test]
+fn limits_hold() {
+    let new = |rows, width| TensorShape::new(rows, width, Encoding::F32);
+    assert_eq!(new(0, 1), Err(ShapeError::Rows(0)));
+    assert_eq!(new(1025, 1), Err(ShapeError::Rows(1025)));
+    assert_eq!(new(1, 0), Err(ShapeError::Width(0)));
+    assert_eq!(new(1, 65_537), Err(ShapeError::Width(65_537)));
+    assert!(matches!(new(1024, 65_536), Err(ShapeError::Chunks(_))));
+    assert!(new(1, 65_536).is_ok());
+    assert!(new(1024, 16_384).is_ok());
+}
+
+#[test]
+fn strange_chunks_change_nothing() {
+    let shape = shape(2, 100, Encoding::Q8);
+    let mut assembly = Assembly::new(shape);
+    let values = vec![1.0; 200];
+    let mut body = Vec::new();
+    shape.encode_chunk(0, &values, &mut body);
+    let good = header(&shape, 0);
+
+    let rejected = |reason| Accepted::Rejected(reason);
+    for bad in [
+        Header { rows: 3, ..good },
+        Header { width: 99, ..good },
+        Header { chunks: 1, ..good },
+        Header {
+            encoding: Encoding::F32,
+            ..good
+        },
+    ] {
+        assert_eq!(assembly.accept(&bad, &body), rejected(Rejection::Shape));
+    }
+    let beyond = Header { chunk: 2, ..good };
+    assert_eq!(assembly.accept(&beyond, &body), rejected(Rejection::Chunk));
+    assert_eq!(
+        assembly.accept(&good, &body[1..]),
+        rejected(Rejection::Body)
+    );
+    let mut nan = body.clone();
+    // The scale of the last block, after values that decode.
+    let scale = nan.len() - 6;
+    nan[scale..scale + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    assert_eq!(assembly.accept(&good, &nan), rejected(Rejection::Body));
+    assert!(assembly.values().iter().all(|&v| v == 0.0));
+    assert_eq!(assembly.missing_count(), 2);
+
+    assert_eq!(assembly.accept(&good, &body), Accepted::New);
+    assert_eq!(assembly.accept(&good, &body), Accepted::Duplicate);
+    assert!(assembly.has(0) && !assembly.has(1) && !assembly.has(9999));
+    assembly.reset();
+    assert_eq!(assembly.missing().collect::<Vec<_>>(), [0, 1]);
+    assert!(assembly.values().iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn many_missing_chunks_take_several_bitmaps() {
+    let shape = shape(1024, 16_384, Encoding::F32);
+    let bitmaps = Assembly::new(shape).missing_bitmaps();
+    let per_packet = MAX_BODY_BYTES * 8;
+    assert_eq!(
+        bitmaps.len(),
+        usize::from(shape.chunks()).div_ceil(per_packet)
+    );
+    assert!(bitmaps.iter().all(|(_, bits)| bits.len() <= MAX_BODY_BYTES));
+}
+
+/// Shapes small enough to try many.
+fn shapes() -> impl Strategy<Value = TensorShape> {
+    (
+        1..5_usize,
+        1..3000_usize,
+        prop::sample::select(Encoding::ALL.to_vec()),
+    )
+        .prop_map(|(rows, width, encoding)| shape(rows, width, encoding))
+}
+
+proptest! {
+    #[test]
+    fn chunks_cover_every_value_once(shape in shapes()) {
+        let mut next = 0;
+        for chunk in 0..shape.chunks() {
+            let range = shape.range(chunk);
+            prop_assert_eq!(range.start, next);
+            prop_assert!(!range.is_empty());
+            prop_assert_eq!(shape.row(chunk), range.start / shape.width());
+            prop_assert_eq!(shape.row(chunk), (range.end - 1) / shape.width());
+            prop_assert!(shape.chunk_bytes(chunk) <= MAX_BODY_BYTES);
+            next = range.end;
+        }
+        prop_assert_eq!(next, shape.values());
+        prop_assert_eq!(shape.chunks(), shape.chunks_per_row() * shape.rows() as u16);
+    }
+
+    #[test]
+    fn a_tensor_arrives_in_any_order_with_losses_repaired(
+        shape in shapes(),
+        seed in any::<u64>(),
+    ) {
+        use rand::seq::SliceRandom as _;
+        use rand::{RngExt as _, SeedableRng as _};
+        let mut random = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.values()).map(|_| random.random_range(-3.0..3.0)).collect();
+        let packets: Vec<Vec<u8>> = (0..shape.chunks())
+            .map(|chunk| {
+                let mut body = Vec::new();
+                shape.encode_chunk(chunk, &values, &mut body);
+                header(&shape, chunk).write(0, &body).unwrap()
+            })
+            .collect();
+
+        let mut assembly = Assembly::new(shape);
+        let mut order: Vec<u16> = (0..shape.chunks()).collect();
+        order.shuffle(&mut random);
+        for &chunk in order.iter().filter(|&chunk| chunk % 3 != 1) {
+            let packet = Packet::parse(&packets[usize::from(chunk)]).unwrap();
+            prop_assert_eq!(assembly.accept(&packet.header, packet.body), Accepted::New);
+        }
+        let missing: Vec<u16> = (0..shape.chunks()).filter(|chunk| chunk % 3 == 1).collect();
+        prop_assert_eq!(assembly.missing().collect::<Vec<_>>(), missing.clone());
+        prop_assert_eq!(usize::from(assembly.missing_count()), missing.len());
+
+        let mut asked = Vec::new();
+        for (first, bits) in assembly.missing_bitmaps() {
+            let ask = Header { kind: Kind::Ask, ..header(&shape, first) }.write(0, &bits).unwrap();
+            asked.extend(Packet::parse(&ask).unwrap().asked());
+        }
+        prop_assert_eq!(asked.clone(), missing);
+        for chunk in asked {
+            let packet = Packet::parse(&packets[usize::from(chunk)]).unwrap();
+            prop_assert_eq!(assembly.accept(&packet.header, packet.body), Accepted::New);
+        }
+        prop_assert!(assembly.complete());
+
+        // The same as encoding and decoding each row's range by itself; exact for F32.
+        let mut expected = vec![0.0; values.len()];
+        for chunk in 0..shape.chunks() {
+            let mut body = Vec::new();
+            shape.encoding().encode(&values[shape.range(chunk)], &mut body);
+            prop_assert!(shape.encoding().decode(&body, &mut expected[shape.range(chunk)]));
+        }
+        prop_assert_eq!(assembly.values(), &expected);
+        if shape.encoding() == Encoding::F32 {
+            prop_assert_eq!(assembly.into_values(), values);
+        }
+    }
+}
