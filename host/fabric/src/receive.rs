@@ -18,6 +18,9 @@ const MAX_LINKS: usize = 1024;
 /// What is called with every tensor packet.
 type Callback = dyn Fn(&NodeId, Packet<'_>) + Send + Sync;
 
+/// Callbacks by the number of their receiver. Replaced as a whole, so that packets need no lock while they are handled.
+type Callbacks = Arc<[(u64, Arc<Callback>)]>;
+
 /// Everything of the data plane that packets need on their way in and out.
 ///
 /// It holds no zenoh session, for the session holds the callback that holds this.
@@ -29,7 +32,7 @@ pub(crate) struct DataPlane {
     start: Instant,
     faults: Option<Mutex<FaultInjector>>,
     links: RwLock<HashMap<NodeId, Arc<Link>>>,
-    callbacks: RwLock<Arc<[(u64, Arc<Callback>)]>>,
+    callbacks: RwLock<Callbacks>,
     next_callback: AtomicU64,
     /// Nodes from which packets come without there being a link.
     strangers: mpsc::Sender<NodeId>,

@@ -1,8 +1,10 @@
 //! Requests and answers between nodes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::nodes::{PATIENCE, config, free_port, id, member, pair, sees};
+use crate::nodes::{PATIENCE, config, free_port, id, member, pair, sees, until};
 use halo_fabric::{Call, CallError, HandlerFuture};
 use serde_json::{Value, json};
 
@@ -79,21 +81,30 @@ async fn many_calls_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_calls_than_a_service_takes_are_refused() {
     let (a, b) = pair(|_| ()).await;
-    let _service = b.serve(handler).await.unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let service = b.serve({
+        let begun = Arc::clone(&begun);
+        move |call| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            handler(call)
+        }
+    });
+    let _service = service.await.unwrap();
     let waiting: Vec<_> = (0..64)
         .map(|_| {
             let (a, to) = (a.clone(), b.node().clone());
-            let timeout = Duration::from_secs(5);
+            let timeout = Duration::from_secs(10);
             tokio::spawn(async move { a.call::<(), ()>(&to, "wait", &(), timeout).await })
         })
         .collect();
-    // Calls may overtake one another, so the refusal comes once all the others are in.
-    let refused = loop {
-        match a.call::<(), ()>(b.node(), "echo", &(), PATIENCE).await {
-            Ok(()) => assert!(waiting.iter().any(|call| !call.is_finished())),
-            Err(error) => break error,
-        }
-    };
+    until("all calls have begun", || {
+        begun.load(Ordering::Relaxed) == 64
+    })
+    .await;
+    let refused = a
+        .call::<(), ()>(b.node(), "echo", &(), PATIENCE)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, CallError::Refused { .. }), "{refused}");
     for call in waiting {
         let error = call.await.unwrap().unwrap_err();
