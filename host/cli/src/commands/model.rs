@@ -1,0 +1,129 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+use halo_models::{ImportOptions, Package, WeightFormat, import};
+use owo_colors::OwoColorize;
+
+use crate::model_path;
+use crate::options::Global;
+use crate::output::{self, Output};
+use crate::progress;
+
+/// Import, inspect and calibrate models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Make a package from a Hugging Face folder: config.json, safetensors and tokenizer.json
+    #[command(after_help = "Examples:
+  halo model import ~/TinyLlama-1.1B-Chat-v1.0 ~/.local/share/halo/models/tinyllama
+  halo model import --weights q8:32 ~/TinyLlama-1.1B-Chat-v1.0 tinyllama-q8")]
+    Import {
+        /// The Hugging Face folder
+        source: PathBuf,
+
+        /// The package to make
+        destination: PathBuf,
+
+        /// How weights are stored: f32, f16, q4, q8, or with a block size, such as q4:64
+        #[arg(long, value_name = "FORMAT", default_value = "q4")]
+        weights: WeightFormat,
+
+        /// How the embedding and the output head are stored [default: f16, or f32 with f32 weights]
+        #[arg(long, value_name = "FORMAT")]
+        embedding: Option<WeightFormat>,
+
+        /// Feed-forward neurons in a group [default: 32 in small models, 128 in others]
+        #[arg(long, value_name = "N")]
+        group_size: Option<usize>,
+
+        /// Replace a package that is there already
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// What a package holds, and what it needs
+    Inspect {
+        /// Model package: a folder, or the name of one in the data folder [default: tiny]
+        model: Option<PathBuf>,
+
+        /// Read every file and check it against its hash
+        #[arg(long)]
+        verify: bool,
+    },
+}
+
+impl Model {
+    pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
+        match self {
+            Self::Import { source, destination, weights, embedding, group_size, overwrite } => {
+                let options = ImportOptions { weights, embedding, group_size, overwrite, ..ImportOptions::default() };
+                let bar = progress::bar(output, &format!("importing {}", source.display()), 0);
+                let package = import(&source, &destination, &options, &mut |p| {
+                    bar.set_length(p.total as u64);
+                    bar.set_position(p.done as u64);
+                })?;
+                bar.finish_and_clear();
+                describe(&package, output)
+            }
+            Self::Inspect { model, verify } => {
+                let package = model_path::open(model.as_deref(), &global.config()?)?;
+                if verify {
+                    let bar = progress::bar(output, "checking", 0);
+                    package.verify(|done, total| {
+                        bar.set_length(total);
+                        bar.set_position(done);
+                    })?;
+                    bar.finish_and_clear();
+                    output.note(format!("{} every file is as its hash says", "✓".green()));
+                }
+                describe(&package, output)
+            }
+        }
+    }
+}
+
+fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
+    let (shape, manifest) = (package.shape(), package.manifest());
+    let files: u64 = manifest.files.values().map(|f| f.bytes).sum();
+    let groups = package.groups() as u64 * package.group_bytes() * shape.layers as u64;
+    let cache = halo_engine::KvCache::bytes(shape, shape.context);
+    if output.json() {
+        output.line(&serde_json::json!({
+            "name": package.name(),
+            "folder": package.dir(),
+            "identity": package.identity(),
+            "architecture": manifest.architecture,
+            "shape": shape,
+            "group_size": package.group_size(),
+            "groups": package.groups(),
+            "group_bytes": package.group_bytes(),
+            "quantisation": manifest.quantisation,
+            "bytes": files,
+            "kv_cache_bytes": cache,
+            "calibrated": package.calibration()?.is_some(),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let quantisation = &manifest.quantisation;
+    let rows = [
+        ("folder", package.dir().display().to_string()),
+        ("identity", package.identity().chars().take(16).collect()),
+        ("layers", format!("{} of width {}", shape.layers, shape.width)),
+        ("attention", format!("{} heads over {} KV heads of width {}", shape.heads, shape.kv_heads, shape.head_width)),
+        (
+            "feed-forward",
+            format!("{} neurons a layer in {} groups of {}", shape.feed_forward, package.groups(), package.group_size()),
+        ),
+        ("vocabulary", format!("{} tokens{}", shape.vocabulary, if shape.tied_head { ", head tied to the embedding" } else { "" })),
+        ("context", format!("{} tokens", shape.context)),
+        ("weights", format!("{}, embedding and head {}", quantisation.weights, quantisation.embedding)),
+        ("size", format!("{} on disk, {} of it in neuron groups of {}", output::bytes(files), output::bytes(groups), output::bytes(package.group_bytes()))),
+        ("KV cache", format!("{} for a full context", output::bytes(cache))),
+        ("calibrated", (if package.calibration()?.is_some() { "yes" } else { "no; `halo model calibrate` does it" }).into()),
+    ];
+    anstream::println!("{}", package.name().bold());
+    for (what, value) in rows {
+        anstream::println!("  {:<13} {value}", what.dimmed());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,93 @@
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use halo_fabric::Fabric;
+use halo_runtime::{Config, cluster, fabric_config};
+use owo_colors::OwoColorize;
+
+use crate::options::{Global, NetworkOptions};
+use crate::output::{self, Output};
+
+/// Who is in the cluster, and what they can do.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The cluster's name [default: halo]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+
+    #[command(flatten)]
+    network: NetworkOptions,
+}
+
+impl Status {
+    pub(crate) async fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
+        let mut config = global.config()?;
+        self.network.apply(&mut config, self.cluster.as_deref());
+        let fabric = observe(&config).await?;
+        let profiles = cluster::profiles(&fabric).await;
+        fabric.close().await;
+        if output.json() {
+            let nodes: Vec<_> = profiles
+                .iter()
+                .map(|(node, profile)| match profile {
+                    Ok(profile) => serde_json::json!(profile),
+                    Err(error) => serde_json::json!({ "node": node, "error": error.to_string() }),
+                })
+                .collect();
+            output.line(&nodes)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut rows = vec![["node", "role", "arch", "threads", "groups/s", "memory", "model"].map(String::from).to_vec()];
+        for (node, profile) in &profiles {
+            rows.push(match profile {
+                Ok(p) => vec![
+                    node.to_string(),
+                    (if p.serves { "worker" } else { "leader" }).into(),
+                    p.architecture.clone(),
+                    p.threads.to_string(),
+                    format!("{:.0}", p.speed),
+                    output::bytes(p.memory),
+                    p.model.chars().take(8).collect(),
+                ],
+                Err(error) => vec![node.to_string(), error.to_string()],
+            });
+        }
+        let table = output::table(&rows);
+        let (head, body) = table.split_once('\n').unwrap_or((&table, ""));
+        anstream::println!("{}", head.dimmed());
+        anstream::print!("{body}");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Joins the network to ask questions, without being a member.
+///
+/// # Errors
+///
+/// The network cannot be opened, or nobody is there.
+pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
+    let mut config = config.clone();
+    // Several people may ask at once from one machine, and a node may run on it under its own name.
+    config.name = Some(format!("observer-{}", std::process::id()));
+    config.network.listen.clear();
+    config.testing.loss = None;
+    let fabric = Fabric::open(fabric_config(&config)?).await?;
+    let mut members = fabric.members();
+    let nobody = {
+        let found = tokio::time::timeout(Duration::from_secs(5), members.wait_for(|m| !m.is_empty())).await;
+        !matches!(found, Ok(Ok(_)))
+    };
+    if nobody {
+        fabric.close().await;
+        bail!(
+            "found nobody in cluster `{}` within 5 s. Start a node with `halo node --cluster {0}`; where multicast does not reach, \
+             give an address with --connect HOST:PORT",
+            config.network.cluster
+        );
+    }
+    // Those that answer a multicast a moment later.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Ok(fabric)
+}

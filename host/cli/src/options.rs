@@ -1,0 +1,189 @@
+//! Options that several commands have, and how they and the configuration file come together.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use halo_fabric::{Encoding, Loss, Mode};
+use halo_runtime::{Config, SyncMode};
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: ~/.config/halo/halo.toml or /etc/halo/halo.toml, if there]
+    #[arg(long, global = true, value_name = "FILE", env = "HALO_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Say more of what happens; twice for still more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+impl Global {
+    /// The configuration: the file that was named, else the first that exists, else the defaults.
+    pub(crate) fn config(&self) -> Result<Config> {
+        if let Some(path) = &self.config {
+            return Ok(Config::read(path)?);
+        }
+        let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
+        let usual = [home.map(|h| h.join("halo/halo.toml")), Some(PathBuf::from("/etc/halo/halo.toml"))];
+        match usual.into_iter().flatten().find(|p| p.is_file()) {
+            Some(path) => Ok(Config::read(&path)?),
+            None => Ok(Config::default()),
+        }
+    }
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub(crate) struct ModelOption {
+    /// Model package: a folder, or the name of one in the data folder [default: tiny]
+    #[arg(long, short, value_name = "MODEL", env = "HALO_MODEL", hide_env_values = true)]
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// How to reach a cluster.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct NetworkOptions {
+    /// This node's name [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Listen here; may be given several times [default: all interfaces, any port]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Vec<String>,
+
+    /// Connect to the node or router there; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) connect: Vec<String>,
+
+    /// Do not look for other nodes by multicast
+    #[arg(long)]
+    pub(crate) no_scouting: bool,
+
+    /// Go through a zenoh router (give it with --connect) instead of to the nodes themselves
+    #[arg(long)]
+    pub(crate) client: bool,
+}
+
+impl NetworkOptions {
+    /// Writes what was given into the configuration.
+    pub(crate) fn apply(&self, config: &mut Config, cluster: Option<&str>) {
+        let network = &mut config.network;
+        if let Some(cluster) = cluster {
+            network.cluster = cluster.to_owned();
+        }
+        if self.name.is_some() {
+            config.name.clone_from(&self.name);
+        }
+        if !self.listen.is_empty() {
+            network.listen.clone_from(&self.listen);
+        }
+        if !self.connect.is_empty() {
+            network.connect.clone_from(&self.connect);
+        }
+        network.scouting &= !self.no_scouting;
+        if self.client {
+            network.mode = Mode::Client;
+        }
+    }
+}
+
+/// Faults to inject, for trying out what a bad network does.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Testing")]
+pub(crate) struct TestingOptions {
+    /// Lose this share of all tensor packets that arrive here, such as 0.1
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) loss: Option<f64>,
+
+    /// Seed of the choice which packets to lose
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) loss_seed: u64,
+}
+
+impl TestingOptions {
+    pub(crate) fn apply(&self, config: &mut Config) {
+        if let Some(rate) = self.loss {
+            config.testing.loss = (rate > 0.0).then_some(Loss::Random { rate });
+            config.testing.seed = self.loss_seed;
+        }
+    }
+}
+
+/// How a leader synchronises and encodes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Synchronisation")]
+pub(crate) struct SyncOptions {
+    /// Whom a round waits for
+    #[arg(long, value_enum)]
+    pub(crate) sync: Option<Sync>,
+
+    /// Encoding of tensors on the network
+    #[arg(long, value_enum)]
+    pub(crate) wire: Option<Wire>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Sync {
+    /// For everything: the result does not depend on what the network loses
+    Strict,
+    /// For what the scheduler says is needed, and for the rest a little
+    Relaxed,
+    /// For comparison: for everything, asking again only when TCP would
+    LikeTcp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Wire {
+    /// 32-bit floats, exact
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8 bits in blocks of 32
+    Q8,
+    /// 4 bits in blocks of 32
+    Q4,
+}
+
+impl SyncOptions {
+    pub(crate) fn apply(&self, config: &mut Config) {
+        if let Some(sync) = self.sync {
+            config.sync.mode = match sync {
+                Sync::Strict => SyncMode::Strict,
+                Sync::Relaxed => SyncMode::Relaxed,
+                Sync::LikeTcp => SyncMode::LikeTcp,
+            };
+        }
+        if let Some(wire) = self.wire {
+            let encoding = match wire {
+                Wire::F32 => Encoding::F32,
+                Wire::F16 => Encoding::F16,
+                Wire::Q8 => Encoding::Q8,
+                Wire::Q4 => Encoding::Q4,
+            };
+            (config.sync.activation, config.sync.partial) = (encoding, encoding);
+        }
+    }
+}
+
+/// Reads a whole text from a file, or from standard input for `-`.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).context("cannot read standard input as UTF-8 text");
+    }
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..1.0).contains(&rate) => Ok(rate),
+        _ => Err("a share is a number from 0 to less than 1, such as 0.1 for a tenth".into()),
+    }
+}

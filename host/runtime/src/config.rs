@@ -1,0 +1,175 @@
+//! A node's configuration file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use halo_fabric::{Encoding, Loss, Mode};
+use halo_policy::{Limits, Setting};
+use serde::{Deserialize, Serialize};
+
+/// Everything a node can be told. All keys are optional; `docs/halo.toml` shows and explains each.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name in its cluster; by default the host's name.
+    pub name: Option<String>,
+    /// The model's package.
+    pub model: Option<PathBuf>,
+    /// The ONNX Runtime library.
+    pub onnxruntime: Option<PathBuf>,
+    /// Threads that compute.
+    pub threads: Option<usize>,
+    /// Bytes of memory for feed-forward groups; by default half of what is available at the start.
+    pub memory: Option<u64>,
+    /// How to reach the other nodes.
+    pub network: Network,
+    /// How rounds are synchronised, when this node leads.
+    pub sync: Sync,
+    /// Schedulers and predictors, when this node leads.
+    pub policy: Policies,
+    /// Faults to inject.
+    pub testing: Testing,
+}
+
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Nodes of one cluster see one another, others not.
+    pub cluster: String,
+    /// Peer: nodes connect to one another. Client: everything goes through a router.
+    pub mode: Mode,
+    /// `HOST:PORT` or a zenoh endpoint.
+    pub listen: Vec<String>,
+    /// `HOST:PORT` or a zenoh endpoint.
+    pub connect: Vec<String>,
+    /// Find other nodes by multicast.
+    pub scouting: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { cluster: "halo".into(), mode: Mode::Peer, listen: Vec::new(), connect: Vec::new(), scouting: true }
+    }
+}
+
+/// `[sync]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sync {
+    /// Whom a round waits for.
+    pub mode: SyncMode,
+    /// Hard bound on any wait, in milliseconds: a worker that has not answered by then is suspected to be dead.
+    pub bound_ms: u64,
+    /// How activations go to workers.
+    pub activation: Encoding,
+    /// How partials come back.
+    pub partial: Encoding,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { mode: SyncMode::Relaxed, bound_ms: 1000, activation: Encoding::Q8, partial: Encoding::Q8 }
+    }
+}
+
+impl Sync {
+    /// The hard bound as a duration.
+    pub fn bound(&self) -> Duration {
+        Duration::from_millis(self.bound_ms.max(1))
+    }
+}
+
+/// Whom a round waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncMode {
+    /// For everything. The result does not depend on what the network loses.
+    Strict,
+    /// For what the scheduler says is needed; the rest until its patience ends.
+    #[default]
+    Relaxed,
+    /// For comparison: as strict, but what is missing is asked for again only when TCP would retransmit it.
+    LikeTcp,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policies {
+    /// The scheduler to begin with: a name in the store, or a file.
+    pub scheduler: String,
+    /// The predictor to begin with.
+    pub predictor: String,
+    /// A folder of further components.
+    pub folder: Option<PathBuf>,
+    /// Bounds on every call.
+    pub limits: Limits,
+    /// Settings of a policy, by its name.
+    pub settings: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self {
+            scheduler: "scheduler-halo".into(),
+            predictor: "predictor-probe".into(),
+            folder: None,
+            limits: Limits::default(),
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+impl Policies {
+    /// The settings of one policy, as it is given them.
+    pub fn settings(&self, name: &str) -> Vec<Setting> {
+        let settings = self.settings.get(name).into_iter().flatten();
+        settings.map(|(key, value)| Setting { key: key.clone(), value: value.clone() }).collect()
+    }
+}
+
+/// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Testing {
+    /// Packets to lose.
+    pub loss: Option<Loss>,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{}: {source}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: toml::de::Error,
+    },
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, is not TOML, or has keys or values that are not known.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+}

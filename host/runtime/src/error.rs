@@ -1,0 +1,98 @@
+use halo_engine::EngineError;
+use halo_fabric::{FabricError, NodeId, ShapeError};
+use halo_models::PackageError;
+use halo_policy::PolicyError;
+
+/// Why a generation could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerationError {
+    /// There is nothing to continue.
+    #[error("the prompt is empty; give some text to continue")]
+    EmptyPrompt,
+    /// The prompt does not leave room for a single token.
+    #[error("the prompt has {tokens} tokens; the model's context holds {context}, and the answer needs some of them. Shorten the prompt")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens the model can see.
+        context: usize,
+    },
+    /// The model gave no logit that is a number.
+    #[error("the model's logits are not numbers; its weights are damaged (`halo model inspect --verify` checks them)")]
+    NoLogits,
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// Strict synchronisation lost workers, and no new placement came in time.
+    #[error("{} did not answer within the bound, and there is no placement without them: {why}", names(.workers))]
+    Stuck {
+        /// Who owed a partial.
+        workers: Vec<NodeId>,
+        /// Why there is no other placement.
+        why: String,
+    },
+    /// A link could not be made.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// No round can have the shape that is needed.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// No first placement was found.
+    #[error("no placement: {0}")]
+    Placement(String),
+}
+
+/// Why a node could not start, lead or serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The network.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The model's package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// ONNX Runtime.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A scheduler or predictor.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The model does not fit the memory that it may take.
+    #[error("the model's feed-forward groups take {needed} bytes on this node alone and it may take {memory}; add workers, or raise `memory`")]
+    TooLarge {
+        /// Bytes of all groups.
+        needed: u64,
+        /// Bytes allowed.
+        memory: u64,
+    },
+    /// A cluster was asked for, and too few are there.
+    #[error(
+        "cluster `{cluster}`: found fewer than {wanted} worker(s) with this model within {seconds} s. {found}. \
+         Start workers with `halo node --cluster {cluster}`; where multicast does not reach, add --connect HOST:PORT"
+    )]
+    NoWorkers {
+        /// Workers that were asked for.
+        wanted: usize,
+        /// The cluster's name.
+        cluster: String,
+        /// How long they were waited for.
+        seconds: u64,
+        /// Who is there instead.
+        found: String,
+    },
+    /// The first generation could not be set up.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// A background task ended unexpectedly.
+    #[error("a background task failed: {0}")]
+    Task(String),
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}

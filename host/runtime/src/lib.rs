@@ -1,0 +1,42 @@
+//! Leaders, workers, placement and relaxed synchronisation.
+//!
+//! A [`Node`] is one host process. It serves: computes neuron groups for leaders, keeping nothing of a generation that it could
+//! not lose. And it leads: owns generations, with their tokens, KV caches and sampling, and spreads the feed-forward over the
+//! workers by a [`Plan`] that its scheduler made. Each layer of each forward pass is one *round*: the activation goes out in
+//! single-datagram chunks, this node computes its own groups meanwhile, partials come back, and what is missing is asked for
+//! again or, when it matters little, concealed.
+
+#![forbid(unsafe_code)]
+
+mod arrival;
+mod assignments;
+pub mod cluster;
+pub mod config;
+mod error;
+mod generation;
+mod generator;
+mod inbox;
+mod leader;
+pub mod memory;
+mod messages;
+mod node;
+mod plan;
+mod plan_slot;
+mod planner;
+pub mod policies;
+mod round;
+mod sampler;
+pub mod speed;
+mod telemetry;
+mod worker;
+
+pub use config::{Config, ConfigError, SyncMode};
+pub use error::{GenerationError, NodeError};
+pub use generation::{Finish, Report, Request, Source, Token};
+pub use generator::Generator;
+pub use messages::{PolicyEntry, PolicyList, Profile};
+pub use node::{Node, fabric_config};
+pub use plan::Plan;
+pub use policies::Policies;
+pub use sampler::{Sampler, Sampling};
+pub use telemetry::Counts;

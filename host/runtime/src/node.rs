@@ -1,0 +1,296 @@
+//! One host process: its engine, its place on the network, what it computes for others, and what it leads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use halo_engine::{Engine, EngineOptions};
+use halo_fabric::{ASK_PARTIAL, Call, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service};
+use halo_models::Package;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::assignments::Assignments;
+use crate::config::Config;
+use crate::error::NodeError;
+use crate::generator::Generator;
+use crate::inbox::{Outbox, inbox};
+use crate::leader::Leader;
+use crate::messages::{self, Profile};
+use crate::plan::Plan;
+use crate::plan_slot::PlanSlot;
+use crate::planner::Planner;
+use crate::policies::Policies;
+use crate::{cluster, memory, speed, worker};
+
+/// Share of the available memory that feed-forward groups may take if the configuration does not say.
+const MEMORY_SHARE: f64 = 0.5;
+
+/// A running node.
+pub struct Node {
+    config: Config,
+    engine: Engine,
+    package: Package,
+    policies: Arc<Policies>,
+    fabric: Fabric,
+    profile: Profile,
+    /// Where packets for the generation that this node leads go, while it leads one.
+    leading: Arc<Mutex<Option<Outbox>>>,
+    stop: watch::Sender<bool>,
+    _receiver: Receiver,
+    _service: Service,
+}
+
+impl Node {
+    /// Starts a node and joins the cluster. One that `serves` computes for others; one that does not only leads.
+    ///
+    /// # Errors
+    ///
+    /// ONNX Runtime, a policy or the network cannot be started.
+    pub async fn start(config: &Config, package: &Package, serves: bool) -> Result<Self, NodeError> {
+        let engine = Engine::start(&EngineOptions { library: config.onnxruntime.clone(), threads: config.threads })?;
+        let policies = Arc::new(Policies::new(&config.policy, package)?);
+        let fabric = Fabric::open(fabric_config(config)?).await?;
+        let profile = {
+            let (engine, package) = (engine.clone(), package.clone());
+            let speed = tokio::task::spawn_blocking(move || speed::measure(&engine, &package))
+                .await
+                .map_err(|e| NodeError::Task(e.to_string()))??;
+            Profile { speed, ..profile(config, fabric.node().clone(), serves) }
+        };
+        let profile = Profile { model: package.identity().to_owned(), threads: engine.threads(), ..profile };
+        let assignments = Assignments::new(engine.clone(), package.clone(), profile.memory);
+        let leading = Arc::new(Mutex::new(None::<Outbox>));
+        let receiver = receive(&fabric, &assignments, package, serves, &leading)?;
+        let service = serve(&fabric, &assignments, &policies, &profile).await?;
+        let (stop, _) = watch::channel(false);
+        forget_the_dead(&fabric, assignments, stop.subscribe());
+        fabric.announce().await?;
+        cluster::adopt_policies(&fabric, &policies).await;
+        Ok(Self {
+            config: config.clone(),
+            engine,
+            package: package.clone(),
+            policies,
+            fabric,
+            profile,
+            leading,
+            stop,
+            _receiver: receiver,
+            _service: service,
+        })
+    }
+
+    /// What the node is.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Its place on the network.
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// Its schedulers and predictors.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// Leads: finds at least `workers` workers, places the model's groups, and is ready to generate. Also gives the first plan.
+    ///
+    /// # Errors
+    ///
+    /// Too few workers within `patience`, or the model cannot be loaded.
+    pub async fn lead(&self, workers: usize, patience: Duration) -> Result<(Generator, Arc<Plan>), NodeError> {
+        let (slot, suspicions) = PlanSlot::new();
+        let planner = Planner {
+            fabric: self.fabric.clone(),
+            engine: self.engine.clone(),
+            package: self.package.clone(),
+            policies: Arc::clone(&self.policies),
+            sync: self.config.sync.clone(),
+            own: self.profile.clone(),
+            slot: Arc::clone(&slot),
+            minimum: workers.max(1),
+        };
+        tokio::spawn(planner.run(suspicions, self.stop.subscribe()));
+        let waiting = Arc::clone(&slot);
+        let first = tokio::task::spawn_blocking(move || waiting.wait(patience)).await.map_err(|e| NodeError::Task(e.to_string()))?;
+        let first = match first {
+            Ok(first) => first,
+            Err(_) => return Err(self.no_workers(workers.max(1), patience).await),
+        };
+        let plan = Arc::clone(&first.plan);
+        let (outbox, inbox) = inbox();
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outbox);
+        let (fabric, policies, sync) = (self.fabric.clone(), Arc::clone(&self.policies), self.config.sync.clone());
+        let (engine, package) = (self.engine.clone(), self.package.clone());
+        let generator = tokio::task::spawn_blocking(move || {
+            let leader = Leader::new(fabric, policies, sync, slot, inbox, package.shape().width, package.groups(), first)?;
+            Generator::new(&engine, &package, Box::new(leader))
+        });
+        Ok((generator.await.map_err(|e| NodeError::Task(e.to_string()))??, plan))
+    }
+
+    async fn no_workers(&self, wanted: usize, patience: Duration) -> NodeError {
+        let found = cluster::profiles(&self.fabric).await;
+        NodeError::NoWorkers {
+            wanted,
+            cluster: self.config.network.cluster.clone(),
+            seconds: patience.as_secs(),
+            found: cluster::summary(&found, &self.profile),
+        }
+    }
+
+    /// Leaves the cluster.
+    pub async fn close(self) {
+        // Nobody listening is as good as everybody having stopped.
+        let _ = self.stop.send(true);
+        self.fabric.close().await;
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+/// The network's configuration from the node's.
+///
+/// # Errors
+///
+/// The node's name cannot be one.
+pub fn fabric_config(config: &Config) -> Result<FabricConfig, NodeError> {
+    let name = config.name.clone().unwrap_or_else(cluster::host_name);
+    let network = &config.network;
+    Ok(FabricConfig {
+        cluster: network.cluster.clone(),
+        node: name.parse::<NodeId>().map_err(halo_fabric::FabricError::from)?,
+        mode: network.mode,
+        listen: network.listen.clone(),
+        connect: network.connect.clone(),
+        scouting: network.scouting,
+        faults: config.testing.loss.map(|loss| Faults { loss, seed: config.testing.seed }),
+    })
+}
+
+fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
+    let memory = config.memory.or_else(|| Some((memory::available()? as f64 * MEMORY_SHARE) as u64));
+    Profile {
+        node,
+        version: env!("CARGO_PKG_VERSION").into(),
+        architecture: std::env::consts::ARCH.into(),
+        threads: 0,
+        serves,
+        model: String::new(),
+        speed: 0.0,
+        memory: memory.unwrap_or(u64::MAX),
+    }
+}
+
+/// Directs packets to the worker's thread and to the generation's.
+fn receive(
+    fabric: &Fabric,
+    assignments: &Assignments,
+    package: &Package,
+    serves: bool,
+    leading: &Arc<Mutex<Option<Outbox>>>,
+) -> Result<Receiver, NodeError> {
+    let work = if serves {
+        let (outbox, inbox) = inbox();
+        let (fabric, assignments, width) = (fabric.clone(), assignments.clone(), package.shape().width);
+        std::thread::Builder::new()
+            .name("halo-worker".into())
+            .spawn(move || worker::serve(&fabric, &assignments, width, &inbox))
+            .map_err(|e| NodeError::Task(e.to_string()))?;
+        Some(outbox)
+    } else {
+        None
+    };
+    let leading = Arc::clone(leading);
+    Ok(fabric.receive(move |from, packet| {
+        let for_worker = match packet.header.kind {
+            PacketKind::Activation => true,
+            PacketKind::Ask => packet.header.flags == ASK_PARTIAL,
+            PacketKind::Partial => false,
+            PacketKind::Ping | PacketKind::Pong => return,
+        };
+        if for_worker {
+            if let Some(work) = &work {
+                work.push(from, &packet);
+            }
+        } else {
+            let mut leading = leading.lock().unwrap_or_else(PoisonError::into_inner);
+            if leading.as_ref().is_some_and(|outbox| !outbox.push(from, &packet)) {
+                *leading = None;
+            }
+        }
+    })?)
+}
+
+/// Answers other nodes' questions.
+async fn serve(fabric: &Fabric, assignments: &Assignments, policies: &Arc<Policies>, profile: &Profile) -> Result<Service, NodeError> {
+    let (assignments, policies, profile) = (assignments.clone(), Arc::clone(policies), profile.clone());
+    let service = fabric.serve(move |call: Call| {
+        let (assignments, policies, profile) = (assignments.clone(), Arc::clone(&policies), profile.clone());
+        Box::pin(async move {
+            match call.operation.as_str() {
+                messages::PROFILE => answer(&profile),
+                messages::ASSIGN => {
+                    if !profile.serves {
+                        return Err("this node leads but does not compute for others".into());
+                    }
+                    let wish: messages::Assign = parse(call.body)?;
+                    blocking(move || assignments.load(&wish)).await
+                }
+                messages::RELEASE => {
+                    let release: messages::Release = parse(call.body)?;
+                    assignments.release(&release.leader, release.before);
+                    Ok(Value::Null)
+                }
+                messages::POLICY_LIST => blocking(move || policies.list().map_err(|e| e.to_string())).await,
+                messages::POLICY_FETCH => {
+                    let fetch: messages::Fetch = parse(call.body)?;
+                    blocking(move || cluster::component(&policies, &fetch)).await
+                }
+                messages::POLICY_ACTIVATE => {
+                    let wish: messages::Activate = parse(call.body)?;
+                    blocking(move || cluster::activate_here(&policies, wish)).await
+                }
+                unknown => Err(format!("this node (HALO {}) knows no operation `{unknown}`", env!("CARGO_PKG_VERSION"))),
+            }
+        })
+    });
+    Ok(service.await?)
+}
+
+async fn blocking<T: serde::Serialize + Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<Value, String> {
+    answer(&tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())??)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, String> {
+    serde_json::from_value(body).map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
+}
+
+fn answer<T: serde::Serialize>(value: &T) -> Result<Value, String> {
+    serde_json::to_value(value).map_err(|e| e.to_string())
+}
+
+/// Frees what was loaded for leaders that have left.
+fn forget_the_dead(fabric: &Fabric, assignments: Assignments, mut stop: watch::Receiver<bool>) {
+    let mut members = fabric.members();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = members.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let alive = members.borrow_and_update().clone();
+                    assignments.retain(|leader| alive.contains(leader));
+                }
+                _ = stop.changed() => return,
+            }
+        }
+    });
+}

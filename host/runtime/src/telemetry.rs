@@ -1,0 +1,28 @@
+use serde::{Deserialize, Serialize};
+
+/// What happened on the network during a generation, from the leader's side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rounds: one fan-out and fan-in for one layer of one forward pass.
+    pub rounds: u64,
+    /// Rounds that had to be done again on a new placement.
+    pub repeated_rounds: u64,
+    /// Partials that were owed by workers.
+    pub partials: u64,
+    /// Partials of which something was concealed.
+    pub concealed_partials: u64,
+    /// Times a worker was asked again.
+    pub asked_again: u64,
+    /// Tensor packets sent.
+    pub packets_sent: u64,
+    /// Bytes of them.
+    pub bytes_sent: u64,
+    /// Tensor packets received.
+    pub packets_received: u64,
+    /// Packets that came for a round that was over, or twice, or did not fit.
+    pub packets_useless: u64,
+    /// Placements that came into force, without the first.
+    pub new_placements: u64,
+    /// Times a policy failed and the built-in rule answered.
+    pub policy_faults: u64,
+}
