@@ -1,0 +1,27 @@
+//! Learning about a model by running it.
+//!
+//! [`perplexity()`] says how well a model predicts a text. [`calibrate()`] runs text through a model and learns which
+//! feed-forward neuron groups matter: on average, and as a probe on the residual stream that tells it for the token at
+//! hand before the groups are computed.
+
+#![forbid(unsafe_code)]
+
+mod calibrate;
+mod contributions;
+mod documents;
+mod error;
+mod kept;
+mod observe;
+mod perplexity;
+mod probe;
+mod progress;
+mod report;
+mod sample;
+mod statistics;
+
+pub use calibrate::{CalibrateOptions, Calibrated, calibrate};
+pub use documents::Documents;
+pub use error::EvalError;
+pub use perplexity::{Perplexity, Rule, perplexity};
+pub use progress::{Progress, Stage};
+pub use report::{CalibrationReport, Candidate, KeptShares};
