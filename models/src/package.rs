@@ -281,6 +281,12 @@ impl Package {
         group.gate.bytes() + group.up.bytes() + group.down.bytes()
     }
 
+    /// Bytes of all feed-forward groups of all layers.
+    #[must_use]
+    pub fn all_groups_bytes(&self) -> u64 {
+        self.group_bytes() * (self.shape().layers * self.groups()) as u64
+    }
+
     /// Asks the system to begin reading a group's bytes from the disk, and returns at once.
     pub fn prefetch_group(&self, layer: usize, group: usize) {
         let weights = &self.0.layers[layer];

@@ -22,7 +22,13 @@ use crate::output::Output;
 /// A cluster is one command on each machine (`halo node --cluster home`), then, on any of them:
 /// halo run --cluster home "Once upon a time"
 #[derive(Debug, Parser)]
-#[command(name = "halo", version, max_term_width = 100, arg_required_else_help = true, verbatim_doc_comment)]
+#[command(
+    name = "halo",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    verbatim_doc_comment
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -88,7 +94,10 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
 
 fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     // zenoh insists on a multi-threaded runtime; two threads serve the control plane of any cluster.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(command);
     // A generation that was interrupted may still be computing; the process need not wait for it.
     runtime.shutdown_background();
@@ -103,6 +112,10 @@ fn start_log(global: &Global) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("HALO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(global.verbose > 1).init();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(global.verbose > 1)
+        .init();
 }

@@ -37,6 +37,13 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf> {
 /// Where models lie: the data folder, and `models` in the folders above the program, where an unpacked release or a build has it.
 fn folders() -> Vec<PathBuf> {
     let program = std::env::current_exe().ok();
-    let above = program.iter().flat_map(|p| p.ancestors().skip(1).take(4)).map(|d| d.join("models"));
-    data_folder().map(|d| d.join("models")).into_iter().chain(above).collect()
+    let above = program
+        .iter()
+        .flat_map(|p| p.ancestors().skip(1).take(4))
+        .map(|d| d.join("models"));
+    data_folder()
+        .map(|d| d.join("models"))
+        .into_iter()
+        .chain(above)
+        .collect()
 }

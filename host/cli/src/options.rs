@@ -11,7 +11,13 @@ use halo_runtime::{Config, SyncMode};
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Configuration file [default: ~/.config/halo/halo.toml or /etc/halo/halo.toml, if there]
-    #[arg(long, global = true, value_name = "FILE", env = "HALO_CONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HALO_CONFIG",
+        hide_env_values = true
+    )]
     pub(crate) config: Option<PathBuf>,
 
     /// Print JSON for programs instead of text for people
@@ -31,7 +37,10 @@ impl Global {
         }
         let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
-        let usual = [home.map(|h| h.join("halo/halo.toml")), Some(PathBuf::from("/etc/halo/halo.toml"))];
+        let usual = [
+            home.map(|h| h.join("halo/halo.toml")),
+            Some(PathBuf::from("/etc/halo/halo.toml")),
+        ];
         match usual.into_iter().flatten().find(|p| p.is_file()) {
             Some(path) => Ok(Config::read(&path)?),
             None => Ok(Config::default()),
@@ -43,8 +52,34 @@ impl Global {
 #[derive(Debug, Args)]
 pub(crate) struct ModelOption {
     /// Model package: a folder, or the name of one in the data folder [default: tiny]
-    #[arg(long, short, value_name = "MODEL", env = "HALO_MODEL", hide_env_values = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "MODEL",
+        env = "HALO_MODEL",
+        hide_env_values = true
+    )]
     pub(crate) model: Option<PathBuf>,
+}
+
+/// What a node may take of its machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub(crate) struct ResourceOptions {
+    /// Threads that compute [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+
+    /// Memory for feed-forward groups, such as 1.5GB [default: half of what is available]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<u64>,
+}
+
+impl ResourceOptions {
+    pub(crate) fn apply(&self, config: &mut Config) {
+        config.threads = self.threads.or(config.threads);
+        config.memory = self.memory.or(config.memory);
+    }
 }
 
 /// How to reach a cluster.
@@ -176,14 +211,56 @@ impl SyncOptions {
 /// Reads a whole text from a file, or from standard input for `-`.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") {
-        return std::io::read_to_string(std::io::stdin()).context("cannot read standard input as UTF-8 text");
+        return std::io::read_to_string(std::io::stdin())
+            .context("cannot read standard input as UTF-8 text");
     }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
+    std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
 }
 
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..1.0).contains(&rate) => Ok(rate),
         _ => Err("a share is a number from 0 to less than 1, such as 0.1 for a tenth".into()),
+    }
+}
+
+/// Reads a number of bytes, in the units in which this program writes them.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let unit = match text[end..].trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        unit => return Err(format!("`{unit}` is no unit of memory; use KB, MB or GB")),
+    };
+    match text[..end].parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok((number * unit) as u64),
+        _ => Err("write a number of bytes, such as 500MB or 1.5GB".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_shares() {
+        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
+        assert_eq!(size("17"), Ok(17));
+        assert_eq!(size("20 kb"), Ok(20_000));
+        assert!(
+            size("GB").is_err()
+                && size("1.2.3").is_err()
+                && size("5 apples").is_err()
+                && size("-1").is_err()
+        );
+        assert_eq!(share("0.1"), Ok(0.1));
+        assert!(share("1").is_err() && share("-0.1").is_err() && share("NaN").is_err());
     }
 }

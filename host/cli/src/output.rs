@@ -16,12 +16,18 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
-        Self { json: global.json, silent: false }
+        Self {
+            json: global.json,
+            silent: false,
+        }
     }
 
     /// Prints nothing.
     pub(crate) fn silent() -> Self {
-        Self { json: false, silent: true }
+        Self {
+            json: false,
+            silent: true,
+        }
     }
 
     /// Whether programs read the output.
@@ -83,12 +89,20 @@ pub(crate) fn bytes(count: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
 }
 
 /// `0.42 s` or `17 ms`.
 pub(crate) fn seconds(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
+    if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.1} s")
+    }
 }
 
 /// `1.2 %`.
@@ -99,14 +113,24 @@ pub(crate) fn percent(share: f64) -> String {
 /// Rows of text in aligned columns: the first column to the left, the others to the right.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(c))
+            .map(|s| s.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
         for (c, cell) in row.iter().enumerate() {
             let pad = " ".repeat(widths[c] - cell.chars().count());
-            line += &(if c == 0 { format!("{cell}{pad}") } else { format!("  {pad}{cell}") });
+            line += &(if c == 0 {
+                format!("{cell}{pad}")
+            } else {
+                format!("  {pad}{cell}")
+            });
         }
         text += line.trim_end();
         text.push('\n');

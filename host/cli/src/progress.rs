@@ -10,7 +10,9 @@ pub(crate) fn bar(output: &Output, what: &str, total: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total).with_message(what.to_owned());
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar:.cyan/dim} {percent:>3} % {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg} {wide_bar:.cyan/dim} {percent:>3} % {eta}")
+    {
         bar.set_style(style);
     }
     bar

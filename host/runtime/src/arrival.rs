@@ -33,14 +33,20 @@ impl Arrivals {
                 a.deviation += GAIN * ((took - a.mean).abs() - a.deviation);
                 a.mean += GAIN * (took - a.mean);
             })
-            .or_insert(Arrival { mean: took, deviation: took / 2.0 });
+            .or_insert(Arrival {
+                mean: took,
+                deviation: took / 2.0,
+            });
     }
 
     /// What is known of a worker's answers to rounds of this size; of the next smaller size if nothing.
     pub(crate) fn of(&self, worker: &NodeId, rows: usize) -> Arrival {
         let sizes = (worker.clone(), 0)..=(worker.clone(), size(rows));
         let known = self.0.range(sizes).next_back().map(|(_, a)| *a);
-        known.unwrap_or(Arrival { mean: UNKNOWN.as_secs_f64(), deviation: 0.0 })
+        known.unwrap_or(Arrival {
+            mean: UNKNOWN.as_secs_f64(),
+            deviation: 0.0,
+        })
     }
 }
 

@@ -34,27 +34,53 @@ pub(crate) struct Assignments {
 
 impl Assignments {
     pub(crate) fn new(engine: Engine, package: Package, memory: u64) -> Self {
-        Self { engine, package, memory, assigned: Arc::default() }
+        Self {
+            engine,
+            package,
+            memory,
+            assigned: Arc::default(),
+        }
     }
 
     /// Loads what a leader asks for. Takes as long as building the graphs does; the network goes on meanwhile.
     pub(crate) fn load(&self, wish: &Assign) -> Result<(), String> {
         if wish.model != self.package.identity() {
-            return Err(format!("this node has other weights than the leader: {} here, {} there", self.package.identity(), wish.model));
+            return Err(format!(
+                "this node has other weights than the leader: {} here, {} there",
+                self.package.identity(),
+                wish.model
+            ));
         }
         let groups: usize = wish.groups.iter().map(Vec::len).sum();
         let bytes = (groups as u64).saturating_mul(self.package.group_bytes());
         let taken = self.taken_by_others(&wish.leader);
         if taken.saturating_add(bytes) > self.memory {
-            return Err(format!("{bytes} bytes of groups do not fit: {taken} of {} are taken by other leaders", self.memory));
+            return Err(format!(
+                "{bytes} bytes of groups do not fit: {taken} of {} are taken by other leaders",
+                self.memory
+            ));
         }
-        for (layer, groups) in wish.standbys.iter().enumerate().take(self.package.shape().layers) {
-            for &group in groups.iter().filter(|g| (**g as usize) < self.package.groups()) {
+        for (layer, groups) in wish
+            .standbys
+            .iter()
+            .enumerate()
+            .take(self.package.shape().layers)
+        {
+            for &group in groups
+                .iter()
+                .filter(|g| (**g as usize) < self.package.groups())
+            {
                 self.package.prefetch_group(layer, group as usize);
             }
         }
-        let feed_forward = FeedForward::load(&self.engine, &self.package, &wish.groups).map_err(|e| e.to_string())?;
-        let assignment = Assignment { feed_forward, activation: wish.activation, partial: wish.partial, bytes };
+        let feed_forward = FeedForward::load(&self.engine, &self.package, &wish.groups)
+            .map_err(|e| e.to_string())?;
+        let assignment = Assignment {
+            feed_forward,
+            activation: wish.activation,
+            partial: wish.partial,
+            bytes,
+        };
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         let epochs = assigned.entry(wish.leader.clone()).or_default();
         epochs.insert(wish.epoch, Arc::new(Mutex::new(assignment)));
@@ -77,17 +103,30 @@ impl Assignments {
 
     /// Forgets leaders that are not among the living.
     pub(crate) fn retain(&self, alive: impl Fn(&NodeId) -> bool) {
-        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).retain(|leader, _| alive(leader));
+        self.assigned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|leader, _| alive(leader));
     }
 
     pub(crate) fn get(&self, leader: &NodeId, epoch: u32) -> Option<Arc<Mutex<Assignment>>> {
-        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).get(leader)?.get(&epoch).cloned()
+        self.assigned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(leader)?
+            .get(&epoch)
+            .cloned()
     }
 
     /// Bytes held for other leaders. This leader's own older placement is about to be replaced and does not count.
     fn taken_by_others(&self, leader: &NodeId) -> u64 {
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = assigned.iter().filter(|(l, _)| *l != leader).flat_map(|(_, epochs)| epochs.values());
-        others.map(|a| a.lock().unwrap_or_else(PoisonError::into_inner).bytes).sum()
+        let others = assigned
+            .iter()
+            .filter(|(l, _)| *l != leader)
+            .flat_map(|(_, epochs)| epochs.values());
+        others
+            .map(|a| a.lock().unwrap_or_else(PoisonError::into_inner).bytes)
+            .sum()
     }
 }

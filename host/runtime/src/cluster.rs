@@ -25,13 +25,25 @@ pub(crate) struct Bytes {
 
 /// This machine's name, as far as a node's name may go.
 pub fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_ascii_lowercase();
+    let name: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
     if name.is_empty() { "node".into() } else { name }
 }
 
 /// Asks every member the same and gives the answers by node.
-async fn ask_all<Q, R>(fabric: &Fabric, operation: &'static str, question: &Q, patience: Duration) -> BTreeMap<NodeId, Result<R, CallError>>
+async fn ask_all<Q, R>(
+    fabric: &Fabric,
+    operation: &'static str,
+    question: &Q,
+    patience: Duration,
+) -> BTreeMap<NodeId, Result<R, CallError>>
 where
     Q: serde::Serialize + Clone + Send + std::marker::Sync + 'static,
     R: serde::de::DeserializeOwned + Send + 'static,
@@ -70,7 +82,13 @@ pub async fn activate(
     bytes: Option<&[u8]>,
     settings: &[Setting],
 ) -> BTreeMap<NodeId, Result<Kind, CallError>> {
-    let sequence = 1 + policies(fabric).await.values().filter_map(|l| l.as_ref().ok()).map(|l| l.sequence).max().unwrap_or(0);
+    let sequence = 1 + policies(fabric)
+        .await
+        .values()
+        .filter_map(|l| l.as_ref().ok())
+        .map(|l| l.sequence)
+        .max()
+        .unwrap_or(0);
     let wish = Activate {
         name: name.to_owned(),
         digest,
@@ -85,9 +103,21 @@ pub async fn activate(
 pub(crate) fn activate_here(policies: &Policies, wish: Activate) -> Result<Kind, String> {
     let bytes = match wish.component {
         Some(bytes) => bytes.decode()?,
-        None => policies.find(&wish.digest.to_string()).map_err(|e| e.to_string())?.bytes.into_owned(),
+        None => policies
+            .find(&wish.digest.to_string())
+            .map_err(|e| e.to_string())?
+            .bytes
+            .into_owned(),
     };
-    let kind = policies.activate(&wish.name, &bytes, wish.digest, &wish.settings, wish.sequence).map_err(|e| e.to_string())?;
+    let kind = policies
+        .activate(
+            &wish.name,
+            &bytes,
+            wish.digest,
+            &wish.settings,
+            wish.sequence,
+        )
+        .map_err(|e| e.to_string())?;
     // What is in force must survive a restart of its sender; but it is in force whether or not the disk takes it.
     if policies.find(&wish.digest.to_string()).is_err() {
         if let Err(error) = policies.keep(&wish.name, &bytes) {
@@ -99,38 +129,78 @@ pub(crate) fn activate_here(policies: &Policies, wish: Activate) -> Result<Kind,
 
 /// A component of this node's store, for a node that does not have it.
 pub(crate) fn component(policies: &Policies, fetch: &Fetch) -> Result<Bytes, String> {
-    let stored: Stored = policies.find(&fetch.digest.to_string()).map_err(|e| e.to_string())?;
+    let stored: Stored = policies
+        .find(&fetch.digest.to_string())
+        .map_err(|e| e.to_string())?;
     Ok(Bytes::new(&stored.bytes))
 }
 
 /// A node that comes later takes over what the cluster has in force, if that was ever changed.
 pub(crate) async fn adopt_policies(fabric: &Fabric, policies: &Policies) {
     let lists = self::policies(fabric).await;
-    let latest = lists.iter().filter_map(|(node, list)| Some((node, list.as_ref().ok()?))).filter(|(node, _)| *node != fabric.node());
-    let Some((node, list)) = latest.max_by_key(|(_, list)| list.sequence).filter(|(_, list)| list.sequence > 0) else { return };
-    for entry in list.policies.iter().filter(|p| p.active) {
+    let latest = lists
+        .iter()
+        .filter_map(|(node, list)| Some((node, list.as_ref().ok()?)))
+        .filter(|(node, _)| *node != fabric.node());
+    let Some((node, list)) = latest
+        .max_by_key(|(_, list)| list.sequence)
+        .filter(|(_, list)| list.sequence > 0)
+    else {
+        return;
+    };
+    for entry in list
+        .policies
+        .iter()
+        .filter(|p| p.active && policies.follows_cluster(p.kind))
+    {
         match adopt(fabric, policies, node, entry, list.sequence).await {
             Ok(()) => info!(policy = entry.name, %node, "taken over from the cluster"),
-            Err(error) => warn!(policy = entry.name, %node, "not taken over from the cluster: {error}"),
+            Err(error) => {
+                warn!(policy = entry.name, %node, "not taken over from the cluster: {error}")
+            }
         }
     }
 }
 
-async fn adopt(fabric: &Fabric, policies: &Policies, node: &NodeId, entry: &PolicyEntry, sequence: u64) -> Result<(), String> {
-    let Some(digest) = entry.digest else { return Ok(()) };
+async fn adopt(
+    fabric: &Fabric,
+    policies: &Policies,
+    node: &NodeId,
+    entry: &PolicyEntry,
+    sequence: u64,
+) -> Result<(), String> {
+    let Some(digest) = entry.digest else {
+        return Ok(());
+    };
     let component = match policies.find(&digest.to_string()) {
         Ok(_) => None,
         Err(_) => {
-            let bytes = fabric.call::<_, Bytes>(node, messages::POLICY_FETCH, &Fetch { digest }, ACTIVATE_PATIENCE).await;
+            let bytes = fabric
+                .call::<_, Bytes>(
+                    node,
+                    messages::POLICY_FETCH,
+                    &Fetch { digest },
+                    ACTIVATE_PATIENCE,
+                )
+                .await;
             Some(bytes.map_err(|e| e.to_string())?)
         }
     };
-    let wish = Activate { name: entry.name.clone(), digest, component, settings: Vec::new(), sequence };
+    let wish = Activate {
+        name: entry.name.clone(),
+        digest,
+        component,
+        settings: Vec::new(),
+        sequence,
+    };
     activate_here(policies, wish).map(drop)
 }
 
 /// In words, why there are not enough workers: whom the leader does see.
-pub(crate) fn summary(found: &BTreeMap<NodeId, Result<Profile, CallError>>, own: &Profile) -> String {
+pub(crate) fn summary(
+    found: &BTreeMap<NodeId, Result<Profile, CallError>>,
+    own: &Profile,
+) -> String {
     let others = found.iter().filter(|(node, _)| **node != own.node);
     let lines = others.map(|(node, answer)| match answer {
         Ok(p) if !p.serves => format!("{node} only leads"),
@@ -139,7 +209,11 @@ pub(crate) fn summary(found: &BTreeMap<NodeId, Result<Profile, CallError>>, own:
         Err(error) => format!("{node}: {error}"),
     });
     let lines: Vec<String> = lines.collect();
-    if lines.is_empty() { "Nobody else is there".into() } else { lines.join("; ") }
+    if lines.is_empty() {
+        "Nobody else is there".into()
+    } else {
+        lines.join("; ")
+    }
 }
 
 impl Bytes {
@@ -154,11 +228,18 @@ impl Bytes {
     }
 
     fn decode(&self) -> Result<Vec<u8>, String> {
-        let digit = |c: u8| (c as char).to_digit(16).ok_or_else(|| "a component's bytes are not hexadecimal".to_owned());
+        let digit = |c: u8| {
+            (c as char)
+                .to_digit(16)
+                .ok_or_else(|| "a component's bytes are not hexadecimal".to_owned())
+        };
         let (pairs, rest) = self.hexadecimal.as_bytes().as_chunks::<2>();
         if !rest.is_empty() {
             return Err("a component's bytes are cut off".into());
         }
-        pairs.iter().map(|[high, low]| Ok((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
+        pairs
+            .iter()
+            .map(|[high, low]| Ok((digit(*high)? << 4 | digit(*low)?) as u8))
+            .collect()
     }
 }

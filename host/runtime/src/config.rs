@@ -50,7 +50,13 @@ pub struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { cluster: "halo".into(), mode: Mode::Peer, listen: Vec::new(), connect: Vec::new(), scouting: true }
+        Self {
+            cluster: "halo".into(),
+            mode: Mode::Peer,
+            listen: Vec::new(),
+            connect: Vec::new(),
+            scouting: true,
+        }
     }
 }
 
@@ -70,7 +76,12 @@ pub struct Sync {
 
 impl Default for Sync {
     fn default() -> Self {
-        Self { mode: SyncMode::Relaxed, bound_ms: 1000, activation: Encoding::Q8, partial: Encoding::Q8 }
+        Self {
+            mode: SyncMode::Relaxed,
+            bound_ms: 1000,
+            activation: Encoding::Q8,
+            partial: Encoding::Q8,
+        }
     }
 }
 
@@ -95,13 +106,14 @@ pub enum SyncMode {
 }
 
 /// `[policy]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policies {
-    /// The scheduler to begin with: a name in the store, or a file.
-    pub scheduler: String,
-    /// The predictor to begin with.
-    pub predictor: String,
+    /// The scheduler to begin with: a name in the store, or `built-in`. By default what the cluster has in force, or
+    /// `scheduler-halo`.
+    pub scheduler: Option<String>,
+    /// The predictor to begin with; by default what the cluster has in force, or `predictor-probe`.
+    pub predictor: Option<String>,
     /// A folder of further components.
     pub folder: Option<PathBuf>,
     /// Bounds on every call.
@@ -110,23 +122,16 @@ pub struct Policies {
     pub settings: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-impl Default for Policies {
-    fn default() -> Self {
-        Self {
-            scheduler: "scheduler-halo".into(),
-            predictor: "predictor-probe".into(),
-            folder: None,
-            limits: Limits::default(),
-            settings: BTreeMap::new(),
-        }
-    }
-}
-
 impl Policies {
     /// The settings of one policy, as it is given them.
     pub fn settings(&self, name: &str) -> Vec<Setting> {
         let settings = self.settings.get(name).into_iter().flatten();
-        settings.map(|(key, value)| Setting { key: key.clone(), value: value.clone() }).collect()
+        settings
+            .map(|(key, value)| Setting {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect()
     }
 }
 
@@ -169,7 +174,13 @@ impl Config {
     ///
     /// It cannot be read, is not TOML, or has keys or values that are not known.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        })
     }
 }

@@ -11,7 +11,9 @@ pub enum GenerationError {
     #[error("the prompt is empty; give some text to continue")]
     EmptyPrompt,
     /// The prompt does not leave room for a single token.
-    #[error("the prompt has {tokens} tokens; the model's context holds {context}, and the answer needs some of them. Shorten the prompt")]
+    #[error(
+        "the prompt has {tokens} tokens; the model's context holds {context}, and the answer needs some of them. Shorten the prompt"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -19,7 +21,9 @@ pub enum GenerationError {
         context: usize,
     },
     /// The model gave no logit that is a number.
-    #[error("the model's logits are not numbers; its weights are damaged (`halo model inspect --verify` checks them)")]
+    #[error(
+        "the model's logits are not numbers; its weights are damaged (`halo model inspect --verify` checks them)"
+    )]
     NoLogits,
     /// The engine failed.
     #[error(transparent)]
@@ -63,7 +67,9 @@ pub enum NodeError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// The model does not fit the memory that it may take.
-    #[error("the model's feed-forward groups take {needed} bytes on this node alone and it may take {memory}; add workers, or raise `memory`")]
+    #[error(
+        "the model's feed-forward groups take {needed} bytes on this node alone and it may take {memory}; add workers, or raise `memory`"
+    )]
     TooLarge {
         /// Bytes of all groups.
         needed: u64,
@@ -94,5 +100,9 @@ pub enum NodeError {
 }
 
 fn names(nodes: &[NodeId]) -> String {
-    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+    nodes
+        .iter()
+        .map(NodeId::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -84,7 +84,11 @@ impl Report {
     /// Tokens per second while decoding. Zero for fewer than two tokens.
     pub fn tokens_per_second(&self) -> f64 {
         let intervals = self.tokens.len().saturating_sub(1);
-        if self.decode_seconds > 0.0 { intervals as f64 / self.decode_seconds } else { 0.0 }
+        if self.decode_seconds > 0.0 {
+            intervals as f64 / self.decode_seconds
+        } else {
+            0.0
+        }
     }
 }
 
@@ -121,9 +125,14 @@ pub(crate) fn generate(
     tokens.extend(tokenizer.encode(&request.prompt)?);
     let prompt_tokens = tokens.len();
     if prompt_tokens >= shape.context {
-        return Err(GenerationError::PromptTooLong { tokens: prompt_tokens, context: shape.context });
+        return Err(GenerationError::PromptTooLong {
+            tokens: prompt_tokens,
+            context: shape.context,
+        });
     }
-    let capacity = shape.context.min(prompt_tokens.saturating_add(request.max_tokens));
+    let capacity = shape
+        .context
+        .min(prompt_tokens.saturating_add(request.max_tokens));
     source.restart();
     let mut cache = KvCache::new(&shape, capacity)?;
     let mut sampler = Sampler::new(request.sampling.clone());
@@ -154,7 +163,8 @@ pub(crate) fn generate(
         let id = sampler.next(&logits).ok_or(GenerationError::NoLogits)?;
         let now = Instant::now();
         if first.is_some() {
-            report.longest_pause_seconds = report.longest_pause_seconds.max((now - last).as_secs_f64());
+            report.longest_pause_seconds =
+                report.longest_pause_seconds.max((now - last).as_secs_f64());
         }
         last = now;
         first.get_or_insert(now);
@@ -167,7 +177,13 @@ pub(crate) fn generate(
         report.tokens.push(id);
         let text = decoder.push(id)?;
         report.text.push_str(&text);
-        let token = Token { index, id, text, concealed, seconds: (now - started).as_secs_f64() };
+        let token = Token {
+            index,
+            id,
+            text,
+            concealed,
+            seconds: (now - started).as_secs_f64(),
+        };
         if each(&token).is_break() {
             report.finish = Finish::Stopped;
             break;
@@ -181,7 +197,10 @@ pub(crate) fn generate(
     report.text.push_str(&decoder.finish()?);
     let first = first.unwrap_or(last);
     report.prefill_seconds = (first - started).as_secs_f64();
-    report.decode_seconds = last.saturating_duration_since(first).max(Duration::ZERO).as_secs_f64();
+    report.decode_seconds = last
+        .saturating_duration_since(first)
+        .max(Duration::ZERO)
+        .as_secs_f64();
     report.counts = source.counts();
     Ok(report)
 }

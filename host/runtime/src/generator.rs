@@ -21,8 +21,12 @@ impl Generator {
     /// # Errors
     ///
     /// It does not fit the memory, or cannot be loaded.
-    pub fn alone(engine: &Engine, package: &Package, memory: Option<u64>) -> Result<Self, NodeError> {
-        let needed = (package.shape().layers as u64).saturating_mul(package.groups() as u64).saturating_mul(package.group_bytes());
+    pub fn alone(
+        engine: &Engine,
+        package: &Package,
+        memory: Option<u64>,
+    ) -> Result<Self, NodeError> {
+        let needed = package.all_groups_bytes();
         if let Some(memory) = memory.or_else(memory::available).filter(|m| needed > *m) {
             return Err(NodeError::TooLarge { needed, memory });
         }
@@ -30,8 +34,16 @@ impl Generator {
         Self::new(engine, package, source)
     }
 
-    pub(crate) fn new(engine: &Engine, package: &Package, source: Box<dyn Source + Send>) -> Result<Self, NodeError> {
-        Ok(Self { backbone: Backbone::load(engine, package)?, tokenizer: package.tokenizer()?, source })
+    pub(crate) fn new(
+        engine: &Engine,
+        package: &Package,
+        source: Box<dyn Source + Send>,
+    ) -> Result<Self, NodeError> {
+        Ok(Self {
+            backbone: Backbone::load(engine, package)?,
+            tokenizer: package.tokenizer()?,
+            source,
+        })
     }
 
     /// Generates tokens, telling `each` of every one as it comes.
@@ -39,14 +51,26 @@ impl Generator {
     /// # Errors
     ///
     /// The prompt is empty or too long, or the generation cannot go on.
-    pub fn generate(&mut self, request: &Request, each: impl FnMut(&Token) -> ControlFlow<()>) -> Result<Report, GenerationError> {
-        generation::generate(&mut self.backbone, &self.tokenizer, &mut *self.source, request, each)
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        each: impl FnMut(&Token) -> ControlFlow<()>,
+    ) -> Result<Report, GenerationError> {
+        generation::generate(
+            &mut self.backbone,
+            &self.tokenizer,
+            &mut *self.source,
+            request,
+            each,
+        )
     }
 }
 
 impl std::fmt::Debug for Generator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generator").field("package", self.backbone.package()).finish_non_exhaustive()
+        f.debug_struct("Generator")
+            .field("package", self.backbone.package())
+            .finish_non_exhaustive()
     }
 }
 

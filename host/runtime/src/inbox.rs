@@ -19,7 +19,12 @@ pub(crate) struct Arrived {
 impl Arrived {
     /// The chunks that it asks for, if it asks.
     pub(crate) fn asked(&self) -> impl Iterator<Item = u16> + use<'_> {
-        Packet { header: self.header, sequence: 0, body: &self.body }.asked()
+        Packet {
+            header: self.header,
+            sequence: 0,
+            body: &self.body,
+        }
+        .asked()
     }
 }
 
@@ -36,7 +41,11 @@ pub(crate) fn inbox() -> (Outbox, Receiver<Arrived>) {
 impl Outbox {
     /// Queues a packet. False if the thread is gone; a full queue drops it silently, as the network may at any time.
     pub(crate) fn push(&self, from: &NodeId, packet: &Packet<'_>) -> bool {
-        let arrived = Arrived { from: from.clone(), header: packet.header, body: packet.body.to_vec() };
+        let arrived = Arrived {
+            from: from.clone(),
+            header: packet.header,
+            body: packet.body.to_vec(),
+        };
         !matches!(self.0.try_send(arrived), Err(TrySendError::Disconnected(_)))
     }
 }

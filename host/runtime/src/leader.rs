@@ -62,7 +62,10 @@ struct WorkerLink {
 }
 
 impl Leader {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a node that a generation needs, each once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a node that a generation needs, each once"
+    )]
     pub(crate) fn new(
         fabric: Fabric,
         policies: Arc<Policies>,
@@ -97,11 +100,21 @@ impl Leader {
     }
 
     fn links(&self, plan: &Plan) -> Result<Vec<WorkerLink>, GenerationError> {
-        let workers = plan.devices.iter().enumerate().skip(1).filter(|(d, _)| plan.groups[*d].iter().any(|g| !g.is_empty()));
+        let workers = plan
+            .devices
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(d, _)| plan.groups[*d].iter().any(|g| !g.is_empty()));
         workers
             .map(|(device, node)| {
                 let link = self.fabric.link(node)?;
-                Ok(WorkerLink { device, node: node.clone(), link, gone: self.slot.is_gone(node) })
+                Ok(WorkerLink {
+                    device,
+                    node: node.clone(),
+                    link,
+                    gone: self.slot.is_gone(node),
+                })
             })
             .collect()
     }
@@ -111,7 +124,11 @@ impl Leader {
         self.plan = prepared.plan;
         self.feed_forward = prepared.feed_forward;
         self.counts.new_placements += 1;
-        info!(epoch = self.plan.epoch, workers = self.workers.len(), "new placement in force");
+        info!(
+            epoch = self.plan.epoch,
+            workers = self.workers.len(),
+            "new placement in force"
+        );
         Ok(())
     }
 
@@ -120,9 +137,13 @@ impl Leader {
         let layer = step.layer;
         let rows = step.normed.len() / self.width;
         let began = Instant::now();
-        let debtors: Vec<usize> =
-            (0..self.workers.len()).filter(|w| !self.plan.groups[self.workers[*w].device][layer].is_empty()).collect();
-        let shares: Vec<f32> = debtors.iter().map(|w| self.share(self.workers[*w].device, layer)).collect();
+        let debtors: Vec<usize> = (0..self.workers.len())
+            .filter(|w| !self.plan.groups[self.workers[*w].device][layer].is_empty())
+            .collect();
+        let shares: Vec<f32> = debtors
+            .iter()
+            .map(|w| self.share(self.workers[*w].device, layer))
+            .collect();
         let verdict = self.verdict(layer, rows, &debtors, &shares);
 
         let activation = TensorShape::new(rows, self.width, self.sync.activation)?;
@@ -145,12 +166,35 @@ impl Leader {
         // The answers are under way: time to predict the next layer.
         self.predict(layer + 1, step.hidden);
 
-        let expected = debtors.iter().zip(&verdict.orders).map(|(w, o)| (o.needed, self.arrivals.of(&self.workers[*w].node, rows).late()));
-        let repair = if self.sync.mode == SyncMode::LikeTcp { Repair::LIKE_TCP } else { Repair::ADAPTIVE };
-        let bound = if self.sync.mode == SyncMode::LikeTcp { Duration::from_secs(120) } else { self.sync.bound() };
+        let expected = debtors.iter().zip(&verdict.orders).map(|(w, o)| {
+            (
+                o.needed,
+                self.arrivals.of(&self.workers[*w].node, rows).late(),
+            )
+        });
+        let repair = if self.sync.mode == SyncMode::LikeTcp {
+            Repair::LIKE_TCP
+        } else {
+            Repair::ADAPTIVE
+        };
+        let bound = if self.sync.mode == SyncMode::LikeTcp {
+            Duration::from_secs(120)
+        } else {
+            self.sync.bound()
+        };
         let patience = Duration::from_micros(u64::from(verdict.patience_us));
-        let mut round = Round::new(TensorShape::new(rows, self.width, self.sync.partial)?, expected, repair, patience, bound);
-        let sent = Sent { header, packets, began };
+        let mut round = Round::new(
+            TensorShape::new(rows, self.width, self.sync.partial)?,
+            expected,
+            repair,
+            patience,
+            bound,
+        );
+        let sent = Sent {
+            header,
+            packets,
+            began,
+        };
         self.collect(&mut round, &debtors, &sent);
 
         let suspects = round.suspects(began.elapsed());
@@ -185,8 +229,13 @@ impl Leader {
                 self.counts.asked_again += 1;
                 self.ask(round, index, debtors[index], ask, sent);
             }
-            let Standing::Waiting(until) = round.standing(now) else { return };
-            match self.inbox.recv_timeout(until.saturating_sub(sent.began.elapsed())) {
+            let Standing::Waiting(until) = round.standing(now) else {
+                return;
+            };
+            match self
+                .inbox
+                .recv_timeout(until.saturating_sub(sent.began.elapsed()))
+            {
                 Ok(arrived) => self.arrived(round, debtors, sent, &arrived),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The node is closing: nothing more will come, and the bound ends the round.
@@ -198,8 +247,13 @@ impl Leader {
     fn arrived(&mut self, round: &mut Round, debtors: &[usize], sent: &Sent, arrived: &Arrived) {
         self.counts.packets_received += 1;
         let header = &arrived.header;
-        let ours = header.generation == self.generation && header.epoch == sent.header.epoch && header.step == sent.header.step && header.layer == sent.header.layer;
-        let debtor = debtors.iter().position(|w| self.workers[*w].node == arrived.from);
+        let ours = header.generation == self.generation
+            && header.epoch == sent.header.epoch
+            && header.step == sent.header.step
+            && header.layer == sent.header.layer;
+        let debtor = debtors
+            .iter()
+            .position(|w| self.workers[*w].node == arrived.from);
         let Some(debtor) = debtor.filter(|_| ours) else {
             self.counts.packets_useless += 1;
             return;
@@ -215,7 +269,15 @@ impl Leader {
                 let flags = round.asked(debtor).min(255) as u8;
                 for chunk in arrived.asked() {
                     if let Some(body) = sent.packets.get(usize::from(chunk)) {
-                        self.send_one(debtors[debtor], &Header { chunk, flags, ..sent.header }, body);
+                        self.send_one(
+                            debtors[debtor],
+                            &Header {
+                                chunk,
+                                flags,
+                                ..sent.header
+                            },
+                            body,
+                        );
                     }
                 }
                 round.restarted(debtor, now);
@@ -227,12 +289,25 @@ impl Leader {
     fn ask(&mut self, round: &Round, index: usize, worker: usize, ask: Ask, sent: &Sent) {
         let flags = round.asked(index).min(255) as u8;
         if ask == Ask::Everything && sent.header.chunks <= RESEND_WHOLE {
-            self.send(worker, &Header { flags, ..sent.header }, &sent.packets);
+            self.send(
+                worker,
+                &Header {
+                    flags,
+                    ..sent.header
+                },
+                &sent.packets,
+            );
             return;
         }
         let assembly = round.assembly(index);
         let of_partial = Header::of_tensor(Kind::Ask, assembly.shape());
-        let header = Header { encoding: of_partial.encoding, chunks: of_partial.chunks, kind: Kind::Ask, flags: ASK_PARTIAL, ..sent.header };
+        let header = Header {
+            encoding: of_partial.encoding,
+            chunks: of_partial.chunks,
+            kind: Kind::Ask,
+            flags: ASK_PARTIAL,
+            ..sent.header
+        };
         for (chunk, bitmap) in assembly.missing_bitmaps() {
             self.send_one(worker, &Header { chunk, ..header }, &bitmap);
         }
@@ -251,7 +326,14 @@ impl Leader {
     }
 
     /// Adds what came of the partials, always in the same order, and learns from when it came.
-    fn settle(&mut self, round: &Round, debtors: &[usize], shares: &[f32], rows: usize, sum: &mut [f32]) {
+    fn settle(
+        &mut self,
+        round: &Round,
+        debtors: &[usize],
+        shares: &[f32],
+        rows: usize,
+        sum: &mut [f32],
+    ) {
         self.counts.rounds += 1;
         self.rounds += 1;
         for (index, &w) in debtors.iter().enumerate() {
@@ -259,7 +341,8 @@ impl Leader {
             self.counts.partials += 1;
             if !assembly.complete() {
                 self.counts.concealed_partials += 1;
-                let missing = f32::from(assembly.missing_count()) / f32::from(assembly.shape().chunks());
+                let missing =
+                    f32::from(assembly.missing_count()) / f32::from(assembly.shape().chunks());
                 self.concealed += shares[index] * missing;
             }
             if let Some(took) = round.sample(index) {
@@ -283,13 +366,23 @@ impl Leader {
 
     fn verdict(&mut self, layer: usize, rows: usize, debtors: &[usize], shares: &[f32]) -> Verdict {
         if self.sync.mode != SyncMode::Relaxed || debtors.is_empty() {
-            return Verdict { orders: vec![Order { needed: true, copies: 1 }; debtors.len()], patience_us: u32::MAX };
+            return Verdict {
+                orders: vec![
+                    Order {
+                        needed: true,
+                        copies: 1
+                    };
+                    debtors.len()
+                ],
+                patience_us: u32::MAX,
+            };
         }
         let debtors = debtors.iter().zip(shares).map(|(&w, &share)| {
             let worker = &self.workers[w];
             let arrival = self.arrivals.of(&worker.node, rows);
             let estimate = worker.link.estimate();
-            let kept = (1.0 - estimate.loss_to.unwrap_or(0.0)) * (1.0 - estimate.loss_from.unwrap_or(0.0));
+            let kept =
+                (1.0 - estimate.loss_to.unwrap_or(0.0)) * (1.0 - estimate.loss_from.unwrap_or(0.0));
             Debtor {
                 device: worker.device as u32,
                 share,
@@ -298,8 +391,17 @@ impl Leader {
                 loss: (1.0 - kept) as f32,
             }
         });
-        let concealed = if self.rounds > 0 { self.concealed / self.rounds as f32 } else { 0.0 };
-        let admission = Admission { layer: layer as u32, rows: rows as u32, debtors: debtors.collect(), concealed };
+        let concealed = if self.rounds > 0 {
+            self.concealed / self.rounds as f32
+        } else {
+            0.0
+        };
+        let admission = Admission {
+            layer: layer as u32,
+            rows: rows as u32,
+            debtors: debtors.collect(),
+            concealed,
+        };
         let answer = self.policies.scheduler().admit(&admission);
         self.counts.policy_faults += u64::from(answer.fault.is_some());
         answer.value
@@ -310,11 +412,13 @@ impl Leader {
     fn predict(&mut self, layer: usize, hidden: &[f32]) {
         if layer < self.plan.groups[0].len() {
             let row = &hidden[hidden.len() - self.width..];
-            let fault = self.policies.predictor().score(layer as u32, row, &mut self.scores);
+            let fault = self
+                .policies
+                .predictor()
+                .score(layer as u32, row, &mut self.scores);
             self.counts.policy_faults += u64::from(fault.is_some());
         }
     }
-
 }
 
 /// What a round sent, to send again.
@@ -355,7 +459,10 @@ impl FeedForwardSource for Leader {
         }
         while !self.attempt(&mut step)? {
             self.counts.repeated_rounds += 1;
-            let prepared = self.slot.wait(REPLAN_PATIENCE).map_err(|why| self.stuck(&why))?;
+            let prepared = self
+                .slot
+                .wait(REPLAN_PATIENCE)
+                .map_err(|why| self.stuck(&why))?;
             self.adopt(prepared)?;
         }
         Ok(())
@@ -364,8 +471,16 @@ impl FeedForwardSource for Leader {
 
 impl Leader {
     fn stuck(&self, why: &str) -> GenerationError {
-        let workers = self.workers.iter().filter(|w| w.gone).map(|w| w.node.clone()).collect();
-        GenerationError::Stuck { workers, why: why.to_owned() }
+        let workers = self
+            .workers
+            .iter()
+            .filter(|w| w.gone)
+            .map(|w| w.node.clone())
+            .collect();
+        GenerationError::Stuck {
+            workers,
+            why: why.to_owned(),
+        }
     }
 }
 
@@ -376,7 +491,11 @@ impl Source for Leader {
     }
 
     fn concealed(&self) -> f32 {
-        if self.rounds > 0 { self.concealed / self.rounds as f32 } else { 0.0 }
+        if self.rounds > 0 {
+            self.concealed / self.rounds as f32
+        } else {
+            0.0
+        }
     }
 
     fn counts(&self) -> Counts {

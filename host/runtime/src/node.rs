@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use halo_engine::{Engine, EngineOptions};
-use halo_fabric::{ASK_PARTIAL, Call, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service};
+use halo_fabric::{
+    ASK_PARTIAL, Call, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service,
+};
 use halo_models::Package;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -46,8 +48,15 @@ impl Node {
     /// # Errors
     ///
     /// ONNX Runtime, a policy or the network cannot be started.
-    pub async fn start(config: &Config, package: &Package, serves: bool) -> Result<Self, NodeError> {
-        let engine = Engine::start(&EngineOptions { library: config.onnxruntime.clone(), threads: config.threads })?;
+    pub async fn start(
+        config: &Config,
+        package: &Package,
+        serves: bool,
+    ) -> Result<Self, NodeError> {
+        let engine = Engine::start(&EngineOptions {
+            library: config.onnxruntime.clone(),
+            threads: config.threads,
+        })?;
         let policies = Arc::new(Policies::new(&config.policy, package)?);
         let fabric = Fabric::open(fabric_config(config)?).await?;
         let profile = {
@@ -55,9 +64,16 @@ impl Node {
             let speed = tokio::task::spawn_blocking(move || speed::measure(&engine, &package))
                 .await
                 .map_err(|e| NodeError::Task(e.to_string()))??;
-            Profile { speed, ..profile(config, fabric.node().clone(), serves) }
+            Profile {
+                speed,
+                ..profile(config, fabric.node().clone(), serves)
+            }
         };
-        let profile = Profile { model: package.identity().to_owned(), threads: engine.threads(), ..profile };
+        let profile = Profile {
+            model: package.identity().to_owned(),
+            threads: engine.threads(),
+            ..profile
+        };
         let assignments = Assignments::new(engine.clone(), package.clone(), profile.memory);
         let leading = Arc::new(Mutex::new(None::<Outbox>));
         let receiver = receive(&fabric, &assignments, package, serves, &leading)?;
@@ -100,7 +116,11 @@ impl Node {
     /// # Errors
     ///
     /// Too few workers within `patience`, or the model cannot be loaded.
-    pub async fn lead(&self, workers: usize, patience: Duration) -> Result<(Generator, Arc<Plan>), NodeError> {
+    pub async fn lead(
+        &self,
+        workers: usize,
+        patience: Duration,
+    ) -> Result<(Generator, Arc<Plan>), NodeError> {
         let (slot, suspicions) = PlanSlot::new();
         let planner = Planner {
             fabric: self.fabric.clone(),
@@ -114,7 +134,9 @@ impl Node {
         };
         tokio::spawn(planner.run(suspicions, self.stop.subscribe()));
         let waiting = Arc::clone(&slot);
-        let first = tokio::task::spawn_blocking(move || waiting.wait(patience)).await.map_err(|e| NodeError::Task(e.to_string()))?;
+        let first = tokio::task::spawn_blocking(move || waiting.wait(patience))
+            .await
+            .map_err(|e| NodeError::Task(e.to_string()))?;
         let first = match first {
             Ok(first) => first,
             Err(_) => return Err(self.no_workers(workers.max(1), patience).await),
@@ -122,13 +144,31 @@ impl Node {
         let plan = Arc::clone(&first.plan);
         let (outbox, inbox) = inbox();
         *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outbox);
-        let (fabric, policies, sync) = (self.fabric.clone(), Arc::clone(&self.policies), self.config.sync.clone());
+        let (fabric, policies, sync) = (
+            self.fabric.clone(),
+            Arc::clone(&self.policies),
+            self.config.sync.clone(),
+        );
         let (engine, package) = (self.engine.clone(), self.package.clone());
         let generator = tokio::task::spawn_blocking(move || {
-            let leader = Leader::new(fabric, policies, sync, slot, inbox, package.shape().width, package.groups(), first)?;
+            let leader = Leader::new(
+                fabric,
+                policies,
+                sync,
+                slot,
+                inbox,
+                package.shape().width,
+                package.groups(),
+                first,
+            )?;
             Generator::new(&engine, &package, Box::new(leader))
         });
-        Ok((generator.await.map_err(|e| NodeError::Task(e.to_string()))??, plan))
+        Ok((
+            generator
+                .await
+                .map_err(|e| NodeError::Task(e.to_string()))??,
+            plan,
+        ))
     }
 
     async fn no_workers(&self, wanted: usize, patience: Duration) -> NodeError {
@@ -151,7 +191,9 @@ impl Node {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("profile", &self.profile).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,17 +207,24 @@ pub fn fabric_config(config: &Config) -> Result<FabricConfig, NodeError> {
     let network = &config.network;
     Ok(FabricConfig {
         cluster: network.cluster.clone(),
-        node: name.parse::<NodeId>().map_err(halo_fabric::FabricError::from)?,
+        node: name
+            .parse::<NodeId>()
+            .map_err(halo_fabric::FabricError::from)?,
         mode: network.mode,
         listen: network.listen.clone(),
         connect: network.connect.clone(),
         scouting: network.scouting,
-        faults: config.testing.loss.map(|loss| Faults { loss, seed: config.testing.seed }),
+        faults: config.testing.loss.map(|loss| Faults {
+            loss,
+            seed: config.testing.seed,
+        }),
     })
 }
 
 fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
-    let memory = config.memory.or_else(|| Some((memory::available()? as f64 * MEMORY_SHARE) as u64));
+    let memory = config
+        .memory
+        .or_else(|| Some((memory::available()? as f64 * MEMORY_SHARE) as u64));
     Profile {
         node,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -198,7 +247,8 @@ fn receive(
 ) -> Result<Receiver, NodeError> {
     let work = if serves {
         let (outbox, inbox) = inbox();
-        let (fabric, assignments, width) = (fabric.clone(), assignments.clone(), package.shape().width);
+        let (fabric, assignments, width) =
+            (fabric.clone(), assignments.clone(), package.shape().width);
         std::thread::Builder::new()
             .name("halo-worker".into())
             .spawn(move || worker::serve(&fabric, &assignments, width, &inbox))
@@ -221,7 +271,10 @@ fn receive(
             }
         } else {
             let mut leading = leading.lock().unwrap_or_else(PoisonError::into_inner);
-            if leading.as_ref().is_some_and(|outbox| !outbox.push(from, &packet)) {
+            if leading
+                .as_ref()
+                .is_some_and(|outbox| !outbox.push(from, &packet))
+            {
                 *leading = None;
             }
         }
@@ -229,10 +282,17 @@ fn receive(
 }
 
 /// Answers other nodes' questions.
-async fn serve(fabric: &Fabric, assignments: &Assignments, policies: &Arc<Policies>, profile: &Profile) -> Result<Service, NodeError> {
-    let (assignments, policies, profile) = (assignments.clone(), Arc::clone(policies), profile.clone());
+async fn serve(
+    fabric: &Fabric,
+    assignments: &Assignments,
+    policies: &Arc<Policies>,
+    profile: &Profile,
+) -> Result<Service, NodeError> {
+    let (assignments, policies, profile) =
+        (assignments.clone(), Arc::clone(policies), profile.clone());
     let service = fabric.serve(move |call: Call| {
-        let (assignments, policies, profile) = (assignments.clone(), Arc::clone(&policies), profile.clone());
+        let (assignments, policies, profile) =
+            (assignments.clone(), Arc::clone(&policies), profile.clone());
         Box::pin(async move {
             match call.operation.as_str() {
                 messages::PROFILE => answer(&profile),
@@ -248,7 +308,9 @@ async fn serve(fabric: &Fabric, assignments: &Assignments, policies: &Arc<Polici
                     assignments.release(&release.leader, release.before);
                     Ok(Value::Null)
                 }
-                messages::POLICY_LIST => blocking(move || policies.list().map_err(|e| e.to_string())).await,
+                messages::POLICY_LIST => {
+                    blocking(move || policies.list().map_err(|e| e.to_string())).await
+                }
                 messages::POLICY_FETCH => {
                     let fetch: messages::Fetch = parse(call.body)?;
                     blocking(move || cluster::component(&policies, &fetch)).await
@@ -257,19 +319,29 @@ async fn serve(fabric: &Fabric, assignments: &Assignments, policies: &Arc<Polici
                     let wish: messages::Activate = parse(call.body)?;
                     blocking(move || cluster::activate_here(&policies, wish)).await
                 }
-                unknown => Err(format!("this node (HALO {}) knows no operation `{unknown}`", env!("CARGO_PKG_VERSION"))),
+                unknown => Err(format!(
+                    "this node (HALO {}) knows no operation `{unknown}`",
+                    env!("CARGO_PKG_VERSION")
+                )),
             }
         })
     });
     Ok(service.await?)
 }
 
-async fn blocking<T: serde::Serialize + Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<Value, String> {
-    answer(&tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())??)
+async fn blocking<T: serde::Serialize + Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<Value, String> {
+    answer(
+        &tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| e.to_string())??,
+    )
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, String> {
-    serde_json::from_value(body).map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
+    serde_json::from_value(body)
+        .map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
 }
 
 fn answer<T: serde::Serialize>(value: &T) -> Result<Value, String> {

@@ -1,9 +1,9 @@
 //! Where the planner leaves a new plan and the generation finds it.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use halo_engine::FeedForward;
@@ -42,7 +42,12 @@ impl PlanSlot {
     /// An empty slot, and where suspicions arrive.
     pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<NodeId>) {
         let (suspects, receiver) = mpsc::unbounded_channel();
-        let slot = Self { state: Mutex::default(), changed: Condvar::new(), version: AtomicU64::new(0), suspects };
+        let slot = Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            version: AtomicU64::new(0),
+            suspects,
+        };
         (Arc::new(slot), receiver)
     }
 
@@ -97,7 +102,11 @@ impl PlanSlot {
             if left.is_zero() {
                 return Err(format!("none was ready within {} s", patience.as_secs()));
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

@@ -64,7 +64,11 @@ struct Known {
 
 impl Planner {
     /// Plans until the network closes or `stop` changes.
-    pub(crate) async fn run(self, mut suspicions: mpsc::UnboundedReceiver<NodeId>, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(
+        self,
+        mut suspicions: mpsc::UnboundedReceiver<NodeId>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut members = self.fabric.members();
         let mut changes = self.policies.changes();
         let mut known = Known::default();
@@ -107,7 +111,11 @@ impl Planner {
     /// Tells the generation at once whom not to wait for.
     fn tell_gone(&self, known: &Known) {
         let Some(plan) = &known.current else { return };
-        let gone = plan.devices.iter().skip(1).filter(|d| !known.alive.contains(*d) || known.suspects.contains(*d));
+        let gone = plan
+            .devices
+            .iter()
+            .skip(1)
+            .filter(|d| !known.alive.contains(*d) || known.suspects.contains(*d));
         self.slot.set_gone(gone.cloned().collect());
     }
 
@@ -116,16 +124,25 @@ impl Planner {
         self.tell_gone(known);
         loop {
             let usable = |p: &&Profile| {
-                p.serves && p.model == self.package.identity() && !known.suspects.contains(&p.node) && !known.unwilling.contains(&p.node)
+                p.serves
+                    && p.model == self.package.identity()
+                    && !known.suspects.contains(&p.node)
+                    && !known.unwilling.contains(&p.node)
             };
             let workers: Vec<&Profile> = known.profiles.values().filter(usable).collect();
             if known.current.is_none() && workers.len() < self.minimum {
                 return Ok(());
             }
-            let devices: Vec<NodeId> = std::iter::once(&self.own.node).chain(workers.iter().map(|p| &p.node)).cloned().collect();
+            let devices: Vec<NodeId> = std::iter::once(&self.own.node)
+                .chain(workers.iter().map(|p| &p.node))
+                .cloned()
+                .collect();
             let described = self.describe(&workers);
             let placement = self.place(known, &devices, described).await?;
-            let same = known.current.as_ref().is_some_and(|c| c.devices == devices && c.placement.owners == placement.owners);
+            let same = known
+                .current
+                .as_ref()
+                .is_some_and(|c| c.devices == devices && c.placement.owners == placement.owners);
             if same && !anew {
                 return Ok(());
             }
@@ -135,10 +152,15 @@ impl Planner {
             if !self.assign(known, &plan).await {
                 continue;
             }
-            let (engine, package, own) = (self.engine.clone(), self.package.clone(), plan.groups[0].clone());
-            let feed_forward = tokio::task::spawn_blocking(move || FeedForward::load(&engine, &package, &own))
-                .await
-                .map_err(|e| NodeError::Task(e.to_string()))??;
+            let (engine, package, own) = (
+                self.engine.clone(),
+                self.package.clone(),
+                plan.groups[0].clone(),
+            );
+            let feed_forward =
+                tokio::task::spawn_blocking(move || FeedForward::load(&engine, &package, &own))
+                    .await
+                    .map_err(|e| NodeError::Task(e.to_string()))??;
             info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
             known.current = Some(Arc::clone(&plan));
             self.tell_gone(known);
@@ -149,13 +171,25 @@ impl Planner {
 
     /// Asks nodes what they are: those that are new, or those that are suspected.
     fn ask_profiles(&self, known: &mut Known, suspects: bool) {
-        let wanted = |n: &&NodeId| if suspects { known.suspects.contains(*n) } else { !known.profiles.contains_key(*n) && !known.suspects.contains(*n) };
-        let nodes = known.alive.iter().filter(|n| **n != self.own.node && !known.asked.contains(*n)).filter(wanted);
+        let wanted = |n: &&NodeId| {
+            if suspects {
+                known.suspects.contains(*n)
+            } else {
+                !known.profiles.contains_key(*n) && !known.suspects.contains(*n)
+            }
+        };
+        let nodes = known
+            .alive
+            .iter()
+            .filter(|n| **n != self.own.node && !known.asked.contains(*n))
+            .filter(wanted);
         for node in nodes.cloned().collect::<Vec<_>>() {
             known.asked.insert(node.clone());
             let fabric = self.fabric.clone();
             known.questions.spawn(async move {
-                let answer = fabric.call::<_, Profile>(&node, PROFILE, &(), PROFILE_PATIENCE).await;
+                let answer = fabric
+                    .call::<_, Profile>(&node, PROFILE, &(), PROFILE_PATIENCE)
+                    .await;
                 (node, answer)
             });
         }
@@ -190,8 +224,13 @@ impl Planner {
         };
         let worker = |profile: &&Profile| {
             // A link that cannot be made has no estimate either; assigning to it will say why.
-            let estimate = self.fabric.link(&profile.node).map(|l| l.estimate()).unwrap_or_default();
-            let kept = (1.0 - estimate.loss_to.unwrap_or(0.0)) * (1.0 - estimate.loss_from.unwrap_or(0.0));
+            let estimate = self
+                .fabric
+                .link(&profile.node)
+                .map(|l| l.estimate())
+                .unwrap_or_default();
+            let kept =
+                (1.0 - estimate.loss_to.unwrap_or(0.0)) * (1.0 - estimate.loss_from.unwrap_or(0.0));
             Device {
                 name: profile.node.to_string(),
                 leader: false,
@@ -202,14 +241,31 @@ impl Planner {
                 loss: (1.0 - kept) as f32,
             }
         };
-        std::iter::once(leader).chain(workers.iter().map(worker)).collect()
+        std::iter::once(leader)
+            .chain(workers.iter().map(worker))
+            .collect()
     }
 
-    async fn place(&self, known: &Known, devices: &[NodeId], described: Vec<Device>) -> Result<Placement, NodeError> {
-        let current = known.current.as_ref().filter(|c| c.devices == devices).map(|c| c.placement.clone());
+    async fn place(
+        &self,
+        known: &Known,
+        devices: &[NodeId],
+        described: Vec<Device>,
+    ) -> Result<Placement, NodeError> {
+        let current = known
+            .current
+            .as_ref()
+            .filter(|c| c.devices == devices)
+            .map(|c| c.placement.clone());
         let policies = Arc::clone(&self.policies);
-        let place = move || policies.scheduler().place(policies.model(), &described, current.as_ref());
-        let answer = tokio::task::spawn_blocking(place).await.map_err(|e| NodeError::Task(e.to_string()))?;
+        let place = move || {
+            policies
+                .scheduler()
+                .place(policies.model(), &described, current.as_ref())
+        };
+        let answer = tokio::task::spawn_blocking(place)
+            .await
+            .map_err(|e| NodeError::Task(e.to_string()))?;
         if let Some(fault) = answer.fault {
             warn!("the built-in rule made this placement: {fault}");
         }
@@ -231,7 +287,9 @@ impl Planner {
             };
             let fabric = self.fabric.clone();
             wishes.spawn(async move {
-                let answer = fabric.call::<_, ()>(&node, ASSIGN, &wish, ASSIGN_PATIENCE).await;
+                let answer = fabric
+                    .call::<_, ()>(&node, ASSIGN, &wish, ASSIGN_PATIENCE)
+                    .await;
                 (node, answer)
             });
         }
@@ -240,7 +298,12 @@ impl Planner {
             if let Err(error) = answer {
                 warn!(%node, "does not take its part: {error}");
                 let refused = matches!(error, CallError::Refused { .. });
-                (if refused { &mut known.unwilling } else { &mut known.suspects }).insert(node);
+                (if refused {
+                    &mut known.unwilling
+                } else {
+                    &mut known.suspects
+                })
+                .insert(node);
                 agreed = false;
             }
         }

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use halo_models::{Calibration, Package};
-use halo_policy::{Active, Component, Digest, Kind, Model, PolicyError, PolicyStore, PredictorSlot, Sandbox, SchedulerSlot, Setting, Stored, Tensor};
+use halo_policy::{
+    Active, Component, Digest, Kind, Model, PolicyError, PolicyStore, PredictorSlot, Sandbox,
+    SchedulerSlot, Setting, Stored, Tensor,
+};
 use tokio::sync::watch;
 use tracing::info;
 
@@ -13,6 +16,10 @@ use crate::messages::{PolicyEntry, PolicyList};
 
 /// The name that puts the built-in rule in force.
 pub const BUILT_IN: &str = halo_policy::builtin::NAME;
+
+/// What is in force where neither the configuration nor the cluster says otherwise.
+const SCHEDULER: &str = "scheduler-halo";
+const PREDICTOR: &str = "predictor-probe";
 
 /// A node's policies.
 #[derive(Debug)]
@@ -40,7 +47,11 @@ impl Policies {
         let sandbox = Sandbox::new(settings.limits.clone())?;
         let policies = Self {
             scheduler: SchedulerSlot::new(&sandbox),
-            predictor: PredictorSlot::new(&sandbox, model.clone(), parameters(calibration.as_ref())),
+            predictor: PredictorSlot::new(
+                &sandbox,
+                model.clone(),
+                parameters(calibration.as_ref()),
+            ),
             sandbox,
             store: store(settings),
             model,
@@ -48,9 +59,14 @@ impl Policies {
             sequence: AtomicU64::new(0),
             changed: watch::Sender::new(0),
         };
-        for (name, kind) in [(&settings.scheduler, Kind::Scheduler), (&settings.predictor, Kind::Predictor)] {
-            policies.start(name, kind)?;
-        }
+        policies.start(
+            settings.scheduler.as_deref().unwrap_or(SCHEDULER),
+            Kind::Scheduler,
+        )?;
+        policies.start(
+            settings.predictor.as_deref().unwrap_or(PREDICTOR),
+            Kind::Predictor,
+        )?;
         Ok(policies)
     }
 
@@ -60,11 +76,19 @@ impl Policies {
         }
         let component = self.compile(&self.store.get(name)?)?;
         if component.kind() != kind {
-            return Err(PolicyError::WrongKind { name: name.to_owned(), expected: kind, found: component.kind() }.into());
+            return Err(PolicyError::WrongKind {
+                name: name.to_owned(),
+                expected: kind,
+                found: component.kind(),
+            }
+            .into());
         }
         if kind == Kind::Predictor && self.model.importance.is_empty() {
             // A predictor's parameters are the package's calibration; without one there is nothing to predict from.
-            info!(model = self.model.layers, "the package is not calibrated, so every group counts as equally important; `halo model calibrate` changes that");
+            info!(
+                model = self.model.layers,
+                "the package is not calibrated, so every group counts as equally important; `halo model calibrate` changes that"
+            );
             return Ok(());
         }
         Ok(self.put_in_force(&component, &self.settings.settings(component.name()))?)
@@ -83,6 +107,14 @@ impl Policies {
     /// The predictor in force.
     pub fn predictor(&self) -> &PredictorSlot {
         &self.predictor
+    }
+
+    /// Whether the configuration leaves it to the cluster which policy of this kind is in force.
+    pub(crate) fn follows_cluster(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Scheduler => self.settings.scheduler.is_none(),
+            Kind::Predictor => self.settings.predictor.is_none(),
+        }
     }
 
     /// Wakes whenever a policy comes into force.
@@ -105,14 +137,28 @@ impl Policies {
     /// # Errors
     ///
     /// The digest differs, the component cannot be used, or its trial failed.
-    pub fn activate(&self, name: &str, bytes: &[u8], digest: Digest, settings: &[Setting], sequence: u64) -> Result<Kind, PolicyError> {
+    pub fn activate(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        digest: Digest,
+        settings: &[Setting],
+        sequence: u64,
+    ) -> Result<Kind, PolicyError> {
         let found = Digest::of(bytes);
         if found != digest {
-            return Err(PolicyError::WrongDigest { name: name.to_owned(), expected: digest, found });
+            return Err(PolicyError::WrongDigest {
+                name: name.to_owned(),
+                expected: digest,
+                found,
+            });
         }
         let component = self.sandbox.compile(name, bytes)?;
         let own = self.settings.settings(name);
-        self.put_in_force(&component, if settings.is_empty() { &own } else { settings })?;
+        self.put_in_force(
+            &component,
+            if settings.is_empty() { &own } else { settings },
+        )?;
         self.sequence.fetch_max(sequence, Ordering::Relaxed);
         Ok(component.kind())
     }
@@ -146,12 +192,20 @@ impl Policies {
     ///
     /// The policy folder cannot be read.
     pub fn list(&self) -> Result<PolicyList, PolicyError> {
-        let active = [(Kind::Scheduler, self.scheduler.active()), (Kind::Predictor, self.predictor.active())];
+        let active = [
+            (Kind::Scheduler, self.scheduler.active()),
+            (Kind::Predictor, self.predictor.active()),
+        ];
         let mut policies = Vec::new();
         for entry in self.store.list()? {
             // A file that is no component is listed by nobody; activating it says what is wrong with it.
-            let Ok(component) = self.store.get(&entry.name).and_then(|s| self.compile(&s)) else { continue };
-            let now = active.iter().find(|(_, a)| a.digest == Some(entry.digest)).map(|(_, a)| a);
+            let Ok(component) = self.store.get(&entry.name).and_then(|s| self.compile(&s)) else {
+                continue;
+            };
+            let now = active
+                .iter()
+                .find(|(_, a)| a.digest == Some(entry.digest))
+                .map(|(_, a)| a);
             policies.push(PolicyEntry {
                 name: entry.name,
                 kind: component.kind(),
@@ -169,18 +223,31 @@ impl Policies {
                 policies.push(in_force_elsewhere(*kind, now));
             }
         }
-        Ok(PolicyList { policies, sequence: self.sequence.load(Ordering::Relaxed) })
+        Ok(PolicyList {
+            policies,
+            sequence: self.sequence.load(Ordering::Relaxed),
+        })
     }
 }
 
 /// What is in force but not in the store: the built-in rule, or a component that was never saved.
 fn in_force_elsewhere(kind: Kind, now: &Active) -> PolicyEntry {
-    PolicyEntry { name: now.name.clone(), kind, digest: now.digest, active: true, origin: "in memory".into(), faults: now.faults }
+    PolicyEntry {
+        name: now.name.clone(),
+        kind,
+        digest: now.digest,
+        active: true,
+        origin: "in memory".into(),
+        faults: now.faults,
+    }
 }
 
 /// The store that these settings describe: the built-in policies and the folder's.
 pub fn store(settings: &config::Policies) -> PolicyStore {
-    let folder = settings.folder.clone().or_else(|| halo_engine::library::data_folder().map(|d| d.join("policies")));
+    let folder = settings
+        .folder
+        .clone()
+        .or_else(|| halo_engine::library::data_folder().map(|d| d.join("policies")));
     folder.map_or_else(PolicyStore::builtin, PolicyStore::with_folder)
 }
 
@@ -189,7 +256,15 @@ pub fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
     let shape = package.shape();
     let group_bytes = package.group_bytes();
     let attention = package.attention(0);
-    let attention_bytes: u64 = [attention.query, attention.key, attention.value, attention.output].iter().map(|m| m.bytes()).sum();
+    let attention_bytes: u64 = [
+        attention.query,
+        attention.key,
+        attention.value,
+        attention.output,
+    ]
+    .iter()
+    .map(|m| m.bytes())
+    .sum();
     // The engine computes an unquantised head in f32.
     let head = package.head();
     let head_bytes = match head.values {
@@ -197,12 +272,24 @@ pub fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
         _ => 4 * head.rows as u64 * head.columns as u64,
     };
     let groups = package.groups();
-    let importance = calibration.and_then(|c| c.arrays.get("mean")).filter(|a| a.shape == [shape.layers, groups]);
+    let importance = calibration
+        .and_then(|c| c.arrays.get("mean"))
+        .filter(|a| a.shape == [shape.layers, groups]);
     let importance = importance.map_or_else(Vec::new, |array| {
-        array.values.chunks(groups).flat_map(|layer| {
-            let sum: f32 = layer.iter().sum();
-            layer.iter().map(move |v| if sum > 0.0 { v / sum } else { 1.0 / layer.len() as f32 })
-        }).collect()
+        array
+            .values
+            .chunks(groups)
+            .flat_map(|layer| {
+                let sum: f32 = layer.iter().sum();
+                layer.iter().map(move |v| {
+                    if sum > 0.0 {
+                        v / sum
+                    } else {
+                        1.0 / layer.len() as f32
+                    }
+                })
+            })
+            .collect()
     });
     Model {
         layers: shape.layers as u32,

@@ -20,11 +20,18 @@ pub(crate) struct Repair {
 
 impl Repair {
     /// At the scale of a round trip: the network is expected to lose packets, not to be congested by a few KB.
-    pub(crate) const ADAPTIVE: Self =
-        Self { floor: Duration::from_micros(400), ceiling: Duration::from_millis(50), backoff: 1.5 };
+    pub(crate) const ADAPTIVE: Self = Self {
+        floor: Duration::from_micros(400),
+        ceiling: Duration::from_millis(50),
+        backoff: 1.5,
+    };
 
     /// What Linux's TCP does with a lone small segment: nothing for 200 ms, then twice as long each time.
-    pub(crate) const LIKE_TCP: Self = Self { floor: Duration::from_millis(200), ceiling: Duration::from_secs(120), backoff: 2.0 };
+    pub(crate) const LIKE_TCP: Self = Self {
+        floor: Duration::from_millis(200),
+        ceiling: Duration::from_secs(120),
+        backoff: 2.0,
+    };
 }
 
 /// One worker's debt in a round.
@@ -80,13 +87,32 @@ impl Round {
     ) -> Self {
         let debt = |(needed, expected): (bool, Duration)| {
             let wait = expected.max(repair.floor).min(repair.ceiling);
-            Debt { assembly: Assembly::new(shape), needed, gone: false, complete_at: None, asked: 0, wait, next_ask: wait }
+            Debt {
+                assembly: Assembly::new(shape),
+                needed,
+                gone: false,
+                complete_at: None,
+                asked: 0,
+                wait,
+                next_ask: wait,
+            }
         };
-        Self { debts: debtors.into_iter().map(debt).collect(), repair, patience: patience.min(bound), bound }
+        Self {
+            debts: debtors.into_iter().map(debt).collect(),
+            repair,
+            patience: patience.min(bound),
+            bound,
+        }
     }
 
     /// Takes a chunk of a debtor's partial.
-    pub(crate) fn accept(&mut self, debtor: usize, header: &Header, body: &[u8], now: Duration) -> Accepted {
+    pub(crate) fn accept(
+        &mut self,
+        debtor: usize,
+        header: &Header,
+        body: &[u8],
+        now: Duration,
+    ) -> Accepted {
         let debt = &mut self.debts[debtor];
         let accepted = debt.assembly.accept(header, body);
         if debt.complete_at.is_none() && debt.assembly.complete() {
@@ -109,12 +135,23 @@ impl Round {
     /// Which debtors to ask again now. Counts them as asked.
     pub(crate) fn due(&mut self, now: Duration) -> Vec<(usize, Ask)> {
         let repair = self.repair;
-        let due = self.debts.iter_mut().enumerate().filter(|(_, d)| d.open() && now >= d.next_ask);
+        let due = self
+            .debts
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, d)| d.open() && now >= d.next_ask);
         due.map(|(index, debt)| {
             debt.asked += 1;
             debt.wait = debt.wait.mul_f64(repair.backoff).min(repair.ceiling);
             debt.next_ask = now + debt.wait;
-            (index, if debt.nothing() { Ask::Everything } else { Ask::Missing })
+            (
+                index,
+                if debt.nothing() {
+                    Ask::Everything
+                } else {
+                    Ask::Missing
+                },
+            )
         })
         .collect()
     }
@@ -122,7 +159,11 @@ impl Round {
     /// Where the round stands.
     pub(crate) fn standing(&self, now: Duration) -> Standing {
         let open = || self.debts.iter().filter(|d| d.open());
-        let deadline = if open().any(|d| d.needed) { self.bound } else { self.patience };
+        let deadline = if open().any(|d| d.needed) {
+            self.bound
+        } else {
+            self.patience
+        };
         match open().map(|d| d.next_ask).min() {
             Some(ask) if now < deadline => Standing::Waiting(ask.min(deadline)),
             _ => Standing::Over,
@@ -134,7 +175,12 @@ impl Round {
         if now < self.bound {
             return Vec::new();
         }
-        self.debts.iter().enumerate().filter(|(_, d)| d.open() && d.needed).map(|(i, _)| i).collect()
+        self.debts
+            .iter()
+            .enumerate()
+            .filter(|(_, d)| d.open() && d.needed)
+            .map(|(i, _)| i)
+            .collect()
     }
 
     /// A debtor's assembly.
@@ -145,7 +191,9 @@ impl Round {
     /// When the debtor's partial was complete, if that tells the time an answer takes: not if it was asked again, since the
     /// answer may be to either asking.
     pub(crate) fn sample(&self, debtor: usize) -> Option<Duration> {
-        self.debts[debtor].complete_at.filter(|_| self.debts[debtor].asked == 0)
+        self.debts[debtor]
+            .complete_at
+            .filter(|_| self.debts[debtor].asked == 0)
     }
 
     /// How often the debtor was asked again.

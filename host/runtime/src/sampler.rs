@@ -18,7 +18,12 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -41,7 +46,13 @@ impl Sampler {
         let likeliest = || {
             let finite = logits.iter().enumerate().filter(|(_, l)| l.is_finite());
             // Of equals the first, whatever the machine.
-            finite.fold(None, |best: Option<(usize, f32)>, (i, &l)| if best.is_none_or(|(_, b)| l > b) { Some((i, l)) } else { best })
+            finite.fold(None, |best: Option<(usize, f32)>, (i, &l)| {
+                if best.is_none_or(|(_, b)| l > b) {
+                    Some((i, l))
+                } else {
+                    best
+                }
+            })
         };
         let (token, largest) = likeliest()?;
         if self.sampling.temperature <= 0.0 {
@@ -51,7 +62,12 @@ impl Sampler {
             .iter()
             .enumerate()
             .filter(|(_, l)| l.is_finite())
-            .map(|(i, &l)| (i as u32, f64::from((l - largest) / self.sampling.temperature).exp()))
+            .map(|(i, &l)| {
+                (
+                    i as u32,
+                    f64::from((l - largest) / self.sampling.temperature).exp(),
+                )
+            })
             .collect();
         candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if self.sampling.top_k > 0 {
@@ -94,14 +110,44 @@ mod tests {
         let logits = [1.0, 2.0, 3.0, 4.0];
         let draw = |sampling: Sampling| {
             let mut sampler = Sampler::new(sampling);
-            (0..200).map(|_| sampler.next(&logits).unwrap()).collect::<Vec<_>>()
+            (0..200)
+                .map(|_| sampler.next(&logits).unwrap())
+                .collect::<Vec<_>>()
         };
-        let warm = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
+        let warm = Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::default()
+        };
         assert_eq!(draw(warm.clone()), draw(warm.clone()));
-        assert!((0..4).all(|t| draw(Sampling { temperature: 3.0, ..warm.clone() }).contains(&t)));
-        assert!(draw(Sampling { top_k: 2, ..warm.clone() }).iter().all(|&t| t >= 2));
+        assert!((0..4).all(|t| {
+            draw(Sampling {
+                temperature: 3.0,
+                ..warm.clone()
+            })
+            .contains(&t)
+        }));
+        assert!(
+            draw(Sampling {
+                top_k: 2,
+                ..warm.clone()
+            })
+            .iter()
+            .all(|&t| t >= 2)
+        );
         // The likeliest has probability 0.644, the two likeliest 0.881.
-        assert!(draw(Sampling { top_p: 0.6, ..warm.clone() }).iter().all(|&t| t == 3));
-        assert!(draw(Sampling { top_p: 0.8, ..warm }).iter().all(|&t| t >= 2));
+        assert!(
+            draw(Sampling {
+                top_p: 0.6,
+                ..warm.clone()
+            })
+            .iter()
+            .all(|&t| t == 3)
+        );
+        assert!(
+            draw(Sampling { top_p: 0.8, ..warm })
+                .iter()
+                .all(|&t| t >= 2)
+        );
     }
 }

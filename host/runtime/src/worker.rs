@@ -44,8 +44,18 @@ struct Partial {
 }
 
 /// Serves rounds until the inbox is closed.
-pub(crate) fn serve(fabric: &Fabric, assignments: &Assignments, width: usize, inbox: &Receiver<Arrived>) {
-    let mut worker = Worker { fabric, assignments, width, rounds: VecDeque::new() };
+pub(crate) fn serve(
+    fabric: &Fabric,
+    assignments: &Assignments,
+    width: usize,
+    inbox: &Receiver<Arrived>,
+) {
+    let mut worker = Worker {
+        fabric,
+        assignments,
+        width,
+        rounds: VecDeque::new(),
+    };
     while let Ok(arrived) = inbox.recv() {
         worker.handle(&arrived);
     }
@@ -93,11 +103,17 @@ impl Worker<'_> {
         if header.rows > MAX_ROWS || header.width as usize != self.width {
             return None;
         }
-        let shape = TensorShape::new(usize::from(header.rows), self.width, assignment.activation).ok()?;
+        let shape =
+            TensorShape::new(usize::from(header.rows), self.width, assignment.activation).ok()?;
         if self.rounds.len() >= ROUNDS {
             self.rounds.pop_front();
         }
-        self.rounds.push_back(Work { key: key.clone(), activation: Assembly::new(shape), partial: None, answered: 0 });
+        self.rounds.push_back(Work {
+            key: key.clone(),
+            activation: Assembly::new(shape),
+            partial: None,
+            answered: 0,
+        });
         Some(self.rounds.len() - 1)
     }
 
@@ -135,23 +151,35 @@ impl Worker<'_> {
             return;
         }
         // What was lost is the activation. Only what is missing of it is asked for.
-        let Ok(link) = self.fabric.link(&work.key.leader) else { return };
+        let Ok(link) = self.fabric.link(&work.key.leader) else {
+            return;
+        };
         let header = work.header(Kind::Ask, work.activation.shape());
         for (first, bitmap) in work.activation.missing_bitmaps() {
-            link.send(Header { chunk: first, ..header }, &bitmap);
+            link.send(
+                Header {
+                    chunk: first,
+                    ..header
+                },
+                &bitmap,
+            );
         }
     }
 
     /// Sends the partial: all of it, or the chunks that are asked for.
     fn answer(&self, index: usize, asked: Option<&Arrived>) {
         let work = &self.rounds[index];
-        let (Some(partial), Ok(link)) = (&work.partial, self.fabric.link(&work.key.leader)) else { return };
+        let (Some(partial), Ok(link)) = (&work.partial, self.fabric.link(&work.key.leader)) else {
+            return;
+        };
         let header = work.header(Kind::Partial, &partial.shape);
         let mut body = Vec::new();
         let mut send = |chunk: u16| {
             if chunk < partial.shape.chunks() {
                 body.clear();
-                partial.shape.encode_chunk(chunk, &partial.values, &mut body);
+                partial
+                    .shape
+                    .encode_chunk(chunk, &partial.values, &mut body);
                 link.send(Header { chunk, ..header }, &body);
             }
         };
@@ -176,8 +204,20 @@ impl Work {
 
 fn compute(work: &Work, assignment: &mut Assignment) -> Result<Partial, String> {
     let activation = &work.activation;
-    let shape = TensorShape::new(activation.shape().rows(), activation.shape().width(), assignment.partial).map_err(|e| e.to_string())?;
+    let shape = TensorShape::new(
+        activation.shape().rows(),
+        activation.shape().width(),
+        assignment.partial,
+    )
+    .map_err(|e| e.to_string())?;
     let mut values = vec![0f32; shape.values()];
-    assignment.feed_forward.run(usize::from(work.key.layer), activation.values(), &mut values).map_err(|e| e.to_string())?;
+    assignment
+        .feed_forward
+        .run(
+            usize::from(work.key.layer),
+            activation.values(),
+            &mut values,
+        )
+        .map_err(|e| e.to_string())?;
     Ok(Partial { shape, values })
 }

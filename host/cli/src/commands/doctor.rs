@@ -46,7 +46,12 @@ impl Doctor {
         let config = match global.config() {
             Ok(config) => config,
             Err(error) => {
-                findings.push(Finding { what: "configuration", state: State::Bad, found: error.to_string(), advice: None });
+                findings.push(Finding {
+                    what: "configuration",
+                    state: State::Bad,
+                    found: error.to_string(),
+                    advice: None,
+                });
                 Config::default()
             }
         };
@@ -65,7 +70,11 @@ impl Doctor {
                 print(finding);
             }
         }
-        Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if bad {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
@@ -82,25 +91,54 @@ fn print(finding: &Finding) {
 }
 
 fn good(what: &'static str, found: String) -> Finding {
-    Finding { what, state: State::Good, found, advice: None }
+    Finding {
+        what,
+        state: State::Good,
+        found,
+        advice: None,
+    }
 }
 
 fn bad(what: &'static str, error: impl std::fmt::Display) -> Finding {
-    Finding { what, state: State::Bad, found: error.to_string(), advice: None }
+    Finding {
+        what,
+        state: State::Bad,
+        found: error.to_string(),
+        advice: None,
+    }
 }
 
 fn onnxruntime(config: &Config) -> Finding {
     const WHAT: &str = "ONNX Runtime";
-    match Engine::start(&EngineOptions { library: config.onnxruntime.clone(), threads: config.threads }) {
+    match Engine::start(&EngineOptions {
+        library: config.onnxruntime.clone(),
+        threads: config.threads,
+    }) {
         Ok(engine) => {
-            let name = engine.library().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            let found = format!("{}, {} threads; {}", engine.library().display(), engine.threads(), engine.build_info());
+            let name = engine
+                .library()
+                .file_name()
+                .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let found = format!(
+                "{}, {} threads; {}",
+                engine.library().display(),
+                engine.threads(),
+                engine.build_info()
+            );
             // A distribution's file may not have the version in its name; then nothing is known against it.
             if name.ends_with(".so") || name.ends_with(library::VERSION) {
                 return good(WHAT, found);
             }
-            let advice = format!("HALO is tested with {}; `cargo xtask setup` fetches it", library::VERSION);
-            Finding { what: WHAT, state: State::Slow, found, advice: Some(advice) }
+            let advice = format!(
+                "HALO is tested with {}; `cargo xtask setup` fetches it",
+                library::VERSION
+            );
+            Finding {
+                what: WHAT,
+                state: State::Slow,
+                found,
+                advice: Some(advice),
+            }
         }
         Err(error) => bad(WHAT, error),
     }
@@ -113,7 +151,14 @@ fn model(config: &Config, option: Option<&PathBuf>) -> Finding {
         Err(error) => return bad(WHAT, error),
     };
     match package.verify(|_, _| ()) {
-        Ok(()) => good(WHAT, format!("{} in {}, every file as its hash says", package.name(), package.dir().display())),
+        Ok(()) => good(
+            WHAT,
+            format!(
+                "{} in {}, every file as its hash says",
+                package.name(),
+                package.dir().display()
+            ),
+        ),
         Err(error) => bad(WHAT, error),
     }
 }
@@ -125,12 +170,17 @@ fn components(config: &Config) -> Finding {
         let store = policies::store(&config.policy);
         let (mut schedulers, mut predictors) = (0, 0);
         for entry in store.list()? {
-            match sandbox.compile(&entry.name, &store.get(&entry.name)?.bytes)?.kind() {
+            match sandbox
+                .compile(&entry.name, &store.get(&entry.name)?.bytes)?
+                .kind()
+            {
                 Kind::Scheduler => schedulers += 1,
                 Kind::Predictor => predictors += 1,
             }
         }
-        Ok(format!("{schedulers} schedulers and {predictors} predictors compile"))
+        Ok(format!(
+            "{schedulers} schedulers and {predictors} predictors compile"
+        ))
     };
     check().map_or_else(|error| bad(WHAT, error), |found| good(WHAT, found))
 }
@@ -139,21 +189,46 @@ fn processor() -> Finding {
     const WHAT: &str = "processor";
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let features = features();
-    let found = format!("{} with {cores} cores{}", std::env::consts::ARCH, if features.is_empty() { String::new() } else { format!(", {features}") });
+    let found = format!(
+        "{} with {cores} cores{}",
+        std::env::consts::ARCH,
+        if features.is_empty() {
+            String::new()
+        } else {
+            format!(", {features}")
+        }
+    );
     let fast = features.contains("dotprod") || features.contains("avx2");
     if fast || !["x86_64", "aarch64"].contains(&std::env::consts::ARCH) {
         return good(WHAT, found);
     }
     let advice = "it lacks the dot-product instructions that 4-bit products are written for (as a Raspberry Pi 4 does): expect a third of the speed";
-    Finding { what: WHAT, state: State::Slow, found, advice: Some(advice.into()) }
+    Finding {
+        what: WHAT,
+        state: State::Slow,
+        found,
+        advice: Some(advice.into()),
+    }
 }
 
 /// The processor's features that 4-bit products use, as the kernel names them.
 fn features() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find(|l| l.starts_with("flags") || l.starts_with("Features")).unwrap_or_default();
-    let known = [("asimddp", "dotprod"), ("i8mm", "i8mm"), ("avx2", "avx2"), ("avx512_vnni", "avx512-vnni"), ("avx_vnni", "avx-vnni")];
-    let found = known.iter().filter(|(flag, _)| line.split_whitespace().any(|f| f == *flag)).map(|(_, name)| *name);
+    let line = info
+        .lines()
+        .find(|l| l.starts_with("flags") || l.starts_with("Features"))
+        .unwrap_or_default();
+    let known = [
+        ("asimddp", "dotprod"),
+        ("i8mm", "i8mm"),
+        ("avx2", "avx2"),
+        ("avx512_vnni", "avx512-vnni"),
+        ("avx_vnni", "avx-vnni"),
+    ];
+    let found = known
+        .iter()
+        .filter(|(flag, _)| line.split_whitespace().any(|f| f == *flag))
+        .map(|(_, name)| *name);
     found.collect::<Vec<_>>().join(" ")
 }
 
@@ -165,7 +240,10 @@ fn available_memory() -> Finding {
             what: WHAT,
             state: State::Slow,
             found: "this machine does not say how much is available".into(),
-            advice: Some("set `memory` in the configuration, or schedulers will take it to be without limit".into()),
+            advice: Some(
+                "set `memory` in the configuration, or schedulers will take it to be without limit"
+                    .into(),
+            ),
         },
     }
 }
@@ -174,15 +252,25 @@ fn available_memory() -> Finding {
 fn receive_buffer() -> Finding {
     const WHAT: &str = "UDP buffer";
     const WANTED: u64 = 4 << 20;
-    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").ok().and_then(|t| t.trim().parse::<u64>().ok());
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max")
+        .ok()
+        .and_then(|t| t.trim().parse::<u64>().ok());
     match limit {
         Some(limit) if limit < WANTED => Finding {
             what: WHAT,
             state: State::Slow,
-            found: format!("receive buffers of {} at most; long prompts will lose packets and ask again", output::bytes(limit)),
-            advice: Some(format!("sudo sysctl -w net.core.rmem_max={WANTED} net.core.rmem_default={WANTED}")),
+            found: format!(
+                "receive buffers of {} at most; long prompts will lose packets and ask again",
+                output::bytes(limit)
+            ),
+            advice: Some(format!(
+                "sudo sysctl -w net.core.rmem_max={WANTED} net.core.rmem_default={WANTED}"
+            )),
         },
-        Some(limit) => good(WHAT, format!("receive buffers of up to {}", output::bytes(limit))),
+        Some(limit) => good(
+            WHAT,
+            format!("receive buffers of up to {}", output::bytes(limit)),
+        ),
         None => good(WHAT, "no limit known".into()),
     }
 }
@@ -190,7 +278,10 @@ fn receive_buffer() -> Finding {
 fn network(config: &Config) -> Finding {
     const WHAT: &str = "network";
     let open = || -> Result<String> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
         let endpoints = runtime.block_on(async {
             let mut config = config.clone();
             config.name = Some(format!("doctor-{}", std::process::id()));
@@ -202,5 +293,8 @@ fn network(config: &Config) -> Finding {
         runtime.shutdown_background();
         Ok(endpoints?.join(", "))
     };
-    open().map_or_else(|error| bad(WHAT, error), |found| good(WHAT, format!("can listen on {found}")))
+    open().map_or_else(
+        |error| bad(WHAT, error),
+        |found| good(WHAT, format!("can listen on {found}")),
+    )
 }

@@ -55,8 +55,21 @@ pub(crate) enum Model {
 impl Model {
     pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
-            Self::Import { source, destination, weights, embedding, group_size, overwrite } => {
-                let options = ImportOptions { weights, embedding, group_size, overwrite, ..ImportOptions::default() };
+            Self::Import {
+                source,
+                destination,
+                weights,
+                embedding,
+                group_size,
+                overwrite,
+            } => {
+                let options = ImportOptions {
+                    weights,
+                    embedding,
+                    group_size,
+                    overwrite,
+                    ..ImportOptions::default()
+                };
                 let bar = progress::bar(output, &format!("importing {}", source.display()), 0);
                 let package = import(&source, &destination, &options, &mut |p| {
                     bar.set_length(p.total as u64);
@@ -85,7 +98,7 @@ impl Model {
 fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
     let (shape, manifest) = (package.shape(), package.manifest());
     let files: u64 = manifest.files.values().map(|f| f.bytes).sum();
-    let groups = package.groups() as u64 * package.group_bytes() * shape.layers as u64;
+    let groups = package.all_groups_bytes();
     let cache = halo_engine::KvCache::bytes(shape, shape.context);
     if output.json() {
         output.line(&serde_json::json!({
@@ -108,18 +121,68 @@ fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
     let rows = [
         ("folder", package.dir().display().to_string()),
         ("identity", package.identity().chars().take(16).collect()),
-        ("layers", format!("{} of width {}", shape.layers, shape.width)),
-        ("attention", format!("{} heads over {} KV heads of width {}", shape.heads, shape.kv_heads, shape.head_width)),
+        (
+            "layers",
+            format!("{} of width {}", shape.layers, shape.width),
+        ),
+        (
+            "attention",
+            format!(
+                "{} heads over {} KV heads of width {}",
+                shape.heads, shape.kv_heads, shape.head_width
+            ),
+        ),
         (
             "feed-forward",
-            format!("{} neurons a layer in {} groups of {}", shape.feed_forward, package.groups(), package.group_size()),
+            format!(
+                "{} neurons a layer in {} groups of {}",
+                shape.feed_forward,
+                package.groups(),
+                package.group_size()
+            ),
         ),
-        ("vocabulary", format!("{} tokens{}", shape.vocabulary, if shape.tied_head { ", head tied to the embedding" } else { "" })),
+        (
+            "vocabulary",
+            format!(
+                "{} tokens{}",
+                shape.vocabulary,
+                if shape.tied_head {
+                    ", head tied to the embedding"
+                } else {
+                    ""
+                }
+            ),
+        ),
         ("context", format!("{} tokens", shape.context)),
-        ("weights", format!("{}, embedding and head {}", quantisation.weights, quantisation.embedding)),
-        ("size", format!("{} on disk, {} of it in neuron groups of {}", output::bytes(files), output::bytes(groups), output::bytes(package.group_bytes()))),
-        ("KV cache", format!("{} for a full context", output::bytes(cache))),
-        ("calibrated", (if package.calibration()?.is_some() { "yes" } else { "no; `halo model calibrate` does it" }).into()),
+        (
+            "weights",
+            format!(
+                "{}, embedding and head {}",
+                quantisation.weights, quantisation.embedding
+            ),
+        ),
+        (
+            "size",
+            format!(
+                "{} on disk, {} of it in neuron groups of {}",
+                output::bytes(files),
+                output::bytes(groups),
+                output::bytes(package.group_bytes())
+            ),
+        ),
+        (
+            "KV cache",
+            format!("{} for a full context", output::bytes(cache)),
+        ),
+        (
+            "calibrated",
+            (if package.calibration()?.is_some() {
+                "yes"
+            } else {
+                "no; `halo model calibrate` does it"
+            })
+            .into(),
+        ),
     ];
     anstream::println!("{}", package.name().bold());
     for (what, value) in rows {

@@ -5,7 +5,7 @@ use clap::Args;
 use owo_colors::OwoColorize;
 
 use crate::model_path;
-use crate::options::{Global, ModelOption, NetworkOptions, TestingOptions};
+use crate::options::{Global, ModelOption, NetworkOptions, ResourceOptions, TestingOptions};
 use crate::output::{self, Output};
 use crate::progress;
 
@@ -25,9 +25,8 @@ pub(crate) struct Node {
     #[command(flatten)]
     model: ModelOption,
 
-    /// Threads that compute [default: as many as there are processors]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    resources: ResourceOptions,
 
     #[command(flatten)]
     network: NetworkOptions,
@@ -41,7 +40,7 @@ impl Node {
         let mut config = global.config()?;
         self.network.apply(&mut config, self.cluster.as_deref());
         self.testing.apply(&mut config);
-        config.threads = self.threads.or(config.threads);
+        self.resources.apply(&mut config);
         let package = model_path::open(self.model.model.as_deref(), &config)?;
         let spinner = progress::spinner(output, &format!("joining {}", config.network.cluster));
         let node = halo_runtime::Node::start(&config, &package, true).await?;

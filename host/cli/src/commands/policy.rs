@@ -52,7 +52,11 @@ impl Policy {
         match self {
             Self::List { target } if target.cluster.is_none() => list_here(global, output),
             Self::List { target } => list(&target, global, output).await,
-            Self::Activate { policy, settings, target } => activate(&policy, &settings, &target, global, output).await,
+            Self::Activate {
+                policy,
+                settings,
+                target,
+            } => activate(&policy, &settings, &target, global, output).await,
         }
     }
 }
@@ -70,7 +74,12 @@ fn list_here(global: &Global, output: &Output) -> Result<ExitCode> {
                 halo_policy::Origin::Builtin => "built in".to_owned(),
                 halo_policy::Origin::File(path) => path.display().to_string(),
             };
-            vec![e.name.clone(), e.digest.short(), output::bytes(e.size as u64), origin]
+            vec![
+                e.name.clone(),
+                e.digest.short(),
+                output::bytes(e.size as u64),
+                origin,
+            ]
         })
         .collect();
     anstream::print!("{}", output::table(&rows));
@@ -97,7 +106,10 @@ async fn list(target: &Target, global: &Global, output: &Output) -> Result<ExitC
     for (node, list) in &lists {
         anstream::println!("{}", node.bold());
         match list {
-            Ok(list) => anstream::print!("{}", output::table(&list.policies.iter().map(row).collect::<Vec<_>>())),
+            Ok(list) => anstream::print!(
+                "{}",
+                output::table(&list.policies.iter().map(row).collect::<Vec<_>>())
+            ),
             Err(error) => anstream::println!("  {error}"),
         }
     }
@@ -107,27 +119,49 @@ async fn list(target: &Target, global: &Global, output: &Output) -> Result<ExitC
 fn row(entry: &PolicyEntry) -> Vec<String> {
     let mark = if entry.active { "*" } else { " " };
     let digest = entry.digest.map_or_else(String::new, |d| d.short());
-    let faults = if entry.faults > 0 { format!("{} faults", entry.faults) } else { String::new() };
-    vec![format!("{mark} {}", entry.name), entry.kind.to_string(), digest, entry.origin.clone(), faults]
+    let faults = if entry.faults > 0 {
+        format!("{} faults", entry.faults)
+    } else {
+        String::new()
+    };
+    vec![
+        format!("{mark} {}", entry.name),
+        entry.kind.to_string(),
+        digest,
+        entry.origin.clone(),
+        faults,
+    ]
 }
 
-async fn activate(policy: &str, settings: &[Setting], target: &Target, global: &Global, output: &Output) -> Result<ExitCode> {
+async fn activate(
+    policy: &str,
+    settings: &[Setting],
+    target: &Target,
+    global: &Global,
+    output: &Output,
+) -> Result<ExitCode> {
     let mut config = global.config()?;
     if target.cluster.is_none() {
-        bail!("which cluster? Give its name with --cluster; `[policy]` in the configuration says what a node begins with");
+        bail!(
+            "which cluster? Give its name with --cluster; `[policy]` in the configuration says what a node begins with"
+        );
     }
     target.network.apply(&mut config, target.cluster.as_deref());
     let path = Path::new(policy);
     let (name, bytes) = if path.extension().is_some_and(|e| e == "wasm") {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read the component {}", path.display()))?;
-        let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        let bytes = std::fs::read(path)
+            .with_context(|| format!("cannot read the component {}", path.display()))?;
+        let name = path
+            .file_stem()
+            .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         (name, bytes)
     } else {
         let stored = policies::store(&config.policy).get(policy)?;
         (stored.name, stored.bytes.into_owned())
     };
     let fabric = observe(&config).await?;
-    let answers = cluster::activate(&fabric, &name, Digest::of(&bytes), Some(&bytes), settings).await;
+    let answers =
+        cluster::activate(&fabric, &name, Digest::of(&bytes), Some(&bytes), settings).await;
     fabric.close().await;
     let failed = answers.values().filter(|a| a.is_err()).count();
     if output.json() {
@@ -142,15 +176,24 @@ async fn activate(policy: &str, settings: &[Setting], target: &Target, global: &
     } else {
         for (node, answer) in &answers {
             match answer {
-                Ok(kind) => anstream::println!("{} {node}: {kind} {} in force", "✓".green(), name.bold()),
+                Ok(kind) => {
+                    anstream::println!("{} {node}: {kind} {} in force", "✓".green(), name.bold())
+                }
                 Err(error) => anstream::println!("{} {error}", "✗".red()),
             }
         }
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn setting(text: &str) -> Result<Setting, String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    Ok(Setting { key: key.into(), value: value.into() })
+    Ok(Setting {
+        key: key.into(),
+        value: value.into(),
+    })
 }

@@ -14,7 +14,9 @@ use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
 use crate::model_path;
-use crate::options::{Global, ModelOption, NetworkOptions, SyncOptions, TestingOptions, read_text};
+use crate::options::{
+    Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions, read_text,
+};
 use crate::output::{self, Output};
 use crate::progress;
 
@@ -43,7 +45,12 @@ pub(crate) struct Run {
     workers: usize,
 
     /// Give up if they are not there after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "cluster")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        requires = "cluster"
+    )]
     patience: u64,
 
     /// Tokens to generate at most
@@ -70,16 +77,19 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// Scheduler to begin with: a policy's name
+    /// Scheduler to begin with: a policy's name, or `built-in` [default: the cluster's, or scheduler-halo]
     #[arg(long, value_name = "POLICY")]
     scheduler: Option<String>,
 
-    /// Predictor to begin with: a policy's name
+    /// Predictor to begin with [default: the cluster's, or predictor-probe]
     #[arg(long, value_name = "POLICY")]
     predictor: Option<String>,
 
     #[command(flatten)]
     sync: SyncOptions,
+
+    #[command(flatten)]
+    resources: ResourceOptions,
 
     #[command(flatten)]
     network: NetworkOptions,
@@ -109,28 +119,32 @@ impl Run {
         self.network.apply(&mut config, self.cluster.as_deref());
         self.sync.apply(&mut config);
         self.testing.apply(&mut config);
-        if let Some(scheduler) = &self.scheduler {
-            config.policy.scheduler.clone_from(scheduler);
-        }
-        if let Some(predictor) = &self.predictor {
-            config.policy.predictor.clone_from(predictor);
-        }
+        config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
+        config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
+        self.resources.apply(&mut config);
         let request = self.request()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
 
         let spinner = progress::spinner(output, &format!("loading {}", package.name()));
         let (mut generator, node) = if self.cluster.is_some() {
             let node = Node::start(&config, &package, false).await?;
-            let (generator, plan) = node.lead(self.workers, Duration::from_secs(self.patience)).await?;
+            let (generator, plan) = node
+                .lead(self.workers, Duration::from_secs(self.patience))
+                .await?;
             spinner.finish_and_clear();
             ready(&plan, &config, output)?;
             (generator, Some(node))
         } else {
             let generator = tokio::task::spawn_blocking(move || {
-                let engine = Engine::start(&EngineOptions { library: config.onnxruntime.clone(), threads: config.threads })?;
+                let engine = Engine::start(&EngineOptions {
+                    library: config.onnxruntime.clone(),
+                    threads: config.threads,
+                })?;
                 Generator::alone(&engine, &package, config.memory)
             });
-            let generator = generator.await.context("loading the model was cut short")??;
+            let generator = generator
+                .await
+                .context("loading the model was cut short")??;
             spinner.finish_and_clear();
             (generator, None)
         };
@@ -149,8 +163,16 @@ impl Run {
                 let _ = out.piece(&request.prompt);
             }
             generator.generate(&request, |token| {
-                let told = if out.json() { out.line(&Event::Token(token.clone())).is_ok() } else { out.piece(&token.text).is_ok() };
-                if told && !interrupted.load(Ordering::Relaxed) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                let told = if out.json() {
+                    out.line(&Event::Token(token.clone())).is_ok()
+                } else {
+                    out.piece(&token.text).is_ok()
+                };
+                if told && !interrupted.load(Ordering::Relaxed) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
             })
         });
         let report = generation.await.context("the generation was cut short")?;
@@ -176,24 +198,53 @@ impl Run {
             None if std::io::stdin().is_terminal() => String::new(),
             None => read_text(&PathBuf::from("-"))?,
         };
-        let sampling = Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed };
-        let prompt = if self.prompt.is_none() { prompt.trim_end_matches('\n').to_owned() } else { prompt };
-        Ok(Request { prompt, max_tokens: self.max_tokens, sampling, ignore_eos: self.ignore_eos })
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+        };
+        let prompt = if self.prompt.is_none() {
+            prompt.trim_end_matches('\n').to_owned()
+        } else {
+            prompt
+        };
+        Ok(Request {
+            prompt,
+            max_tokens: self.max_tokens,
+            sampling,
+            ignore_eos: self.ignore_eos,
+        })
     }
 }
 
 fn ready(plan: &Plan, config: &Config, output: &Output) -> Result<()> {
-    let shares: Vec<(String, f64)> = plan.devices.iter().enumerate().map(|(d, n)| (n.to_string(), plan.share(d))).collect();
+    let shares: Vec<(String, f64)> = plan
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(d, n)| (n.to_string(), plan.share(d)))
+        .collect();
     if output.json() {
         return output.line(&Event::Ready { shares });
     }
-    let shares: Vec<String> = shares.iter().map(|(node, share)| format!("{node} {}", output::percent(*share))).collect();
+    let shares: Vec<String> = shares
+        .iter()
+        .map(|(node, share)| format!("{node} {}", output::percent(*share)))
+        .collect();
     let mode = match config.sync.mode {
         SyncMode::Strict => "strict",
         SyncMode::Relaxed => "relaxed",
         SyncMode::LikeTcp => "like TCP",
     };
-    output.note(format!("{} {mode}; neuron groups: {}", config.network.cluster.bold(), shares.join(", ")).dimmed());
+    output.note(
+        format!(
+            "{} {mode}; neuron groups: {}",
+            config.network.cluster.bold(),
+            shares.join(", ")
+        )
+        .dimmed(),
+    );
     Ok(())
 }
 

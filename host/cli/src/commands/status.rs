@@ -39,7 +39,13 @@ impl Status {
             output.line(&nodes)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut rows = vec![["node", "role", "arch", "threads", "groups/s", "memory", "model"].map(String::from).to_vec()];
+        let mut rows = vec![
+            [
+                "node", "role", "arch", "threads", "groups/s", "memory", "model",
+            ]
+            .map(String::from)
+            .to_vec(),
+        ];
         for (node, profile) in &profiles {
             rows.push(match profile {
                 Ok(p) => vec![
@@ -76,7 +82,8 @@ pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
     let fabric = Fabric::open(fabric_config(&config)?).await?;
     let mut members = fabric.members();
     let nobody = {
-        let found = tokio::time::timeout(Duration::from_secs(5), members.wait_for(|m| !m.is_empty())).await;
+        let found =
+            tokio::time::timeout(Duration::from_secs(5), members.wait_for(|m| !m.is_empty())).await;
         !matches!(found, Ok(Ok(_)))
     };
     if nobody {
