@@ -1,0 +1,130 @@
+//! The program `halo`: LLaMA-family models across unequal machines and lossy networks.
+//!
+//! All of it but `main`, so that tests can ask what its command line is.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod model_path;
+mod options;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::options::Global;
+use crate::output::Output;
+
+/// Distributed LLaMA inference over unequal machines and lossy networks.
+///
+/// One machine is enough to begin:  halo run "Once upon a time"
+/// A cluster is one command on each machine (`halo node --cluster home`), then, on any of them:
+/// halo run --cluster home "Once upon a time"
+#[derive(Debug, Parser)]
+#[command(
+    name = "halo",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    verbatim_doc_comment
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Continue a text, on this machine or at the head of a cluster
+    Run(commands::run::Run),
+    /// Compute for others: join a cluster as a worker
+    Node(commands::node::Node),
+    /// Watch four nodes write a story over a bad network, with a scheduler swapped in the middle
+    Demo(commands::demo::Demo),
+    /// Who is in the cluster, and what they can do
+    Status(commands::status::Status),
+    /// List the schedulers and predictors of a cluster, and put them in force
+    #[command(subcommand)]
+    Policy(commands::policy::Policy),
+    /// Import, inspect and calibrate models
+    #[command(subcommand)]
+    Model(commands::model::Model),
+    /// Check this machine, and say what to do about what is wrong
+    Doctor(commands::doctor::Doctor),
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The command line as clap knows it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Does what the command line says. What is returned is the exit code: 0, or 1 after an error; a wrong command line ends the
+/// process with 2.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    start_log(&cli.global);
+    match run(cli, &output) {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(run) => on_runtime(run.execute(global, output)),
+        Command::Node(node) => on_runtime(node.execute(global, output)),
+        Command::Demo(demo) => on_runtime(demo.execute(global, output)),
+        Command::Status(status) => on_runtime(status.execute(global, output)),
+        Command::Policy(policy) => on_runtime(policy.execute(global, output)),
+        Command::Model(model) => model.execute(global, output),
+        Command::Doctor(doctor) => doctor.execute(global, output),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut command(), "halo", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    // zenoh insists on a multi-threaded runtime; two threads serve the control plane of any cluster.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(command);
+    // A generation that was interrupted may still be computing; the process need not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+fn start_log(global: &Global) {
+    let level = match global.verbose {
+        0 => "warn,ort=error,zenoh=error,halo=warn",
+        1 => "info,ort=warn,zenoh=warn",
+        2 => "debug,ort=warn,zenoh=warn",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("HALO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(global.verbose > 1)
+        .init();
+}
