@@ -55,6 +55,9 @@ enum Command {
     /// Import, inspect and calibrate models
     #[command(subcommand)]
     Model(commands::model::Model),
+    /// Measure how good a model is
+    #[command(subcommand)]
+    Eval(commands::eval::Eval),
     /// Check this machine, and say what to do about what is wrong
     Doctor(commands::doctor::Doctor),
     /// Print a shell's completion script
@@ -93,6 +96,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Status(status) => on_runtime(status.execute(global, output)),
         Command::Policy(policy) => on_runtime(policy.execute(global, output)),
         Command::Model(model) => model.execute(global, output),
+        Command::Eval(eval) => eval.execute(global, output),
         Command::Doctor(doctor) => doctor.execute(global, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "halo", &mut std::io::stdout());

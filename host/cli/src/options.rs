@@ -1,6 +1,8 @@
 //! Options that several commands have, and how they and the configuration file come together.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -208,6 +210,53 @@ impl SyncOptions {
     }
 }
 
+/// A text to learn from or to predict: a file, and how many of its paragraphs make a document.
+#[derive(Debug, Clone)]
+pub(crate) struct Text {
+    path: PathBuf,
+    pub(crate) paragraphs: NonZeroUsize,
+}
+
+impl FromStr for Text {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A number after the last colon; any other colon belongs to the file's name.
+        let (path, paragraphs) = match text.rsplit_once(':') {
+            Some((path, number))
+                if number.chars().all(|c| c.is_ascii_digit()) && !number.is_empty() =>
+            {
+                (
+                    path,
+                    number
+                        .parse()
+                        .map_err(|_| format!("`{number}` is no number of paragraphs"))?,
+                )
+            }
+            _ => (text, NonZeroUsize::MIN),
+        };
+        Ok(Self {
+            path: path.into(),
+            paragraphs,
+        })
+    }
+}
+
+impl Text {
+    /// The file's name, for reports.
+    pub(crate) fn name(&self) -> String {
+        self.path
+            .file_stem()
+            .unwrap_or(self.path.as_os_str())
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    pub(crate) fn read(&self) -> Result<String> {
+        read_text(&self.path)
+    }
+}
+
 /// Reads a whole text from a file, or from standard input for `-`.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") {
@@ -250,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_shares() {
+    fn values_of_options() {
         assert_eq!(size("1.5GB"), Ok(1_500_000_000));
         assert_eq!(size("17"), Ok(17));
         assert_eq!(size("20 kb"), Ok(20_000));
@@ -261,6 +310,13 @@ mod tests {
                 && size("-1").is_err()
         );
         assert_eq!(share("0.1"), Ok(0.1));
+        let text = |t: &str| {
+            t.parse::<Text>()
+                .map(|t| (t.path.display().to_string(), t.paragraphs.get()))
+        };
+        assert_eq!(text("a:b.txt:12"), Ok(("a:b.txt".into(), 12)));
+        assert_eq!(text("a:b.txt"), Ok(("a:b.txt".into(), 1)));
+        assert!(text("a:0").is_err());
         assert!(share("1").is_err() && share("-0.1").is_err() && share("NaN").is_err());
     }
 }

@@ -1,7 +1,9 @@
 //! One file per subcommand.
 
+pub(crate) mod calibrate;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod policy;

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use halo_models::{ImportOptions, Package, WeightFormat, import};
 use owo_colors::OwoColorize;
 
+use crate::commands::calibrate;
 use crate::model_path;
 use crate::options::Global;
 use crate::output::{self, Output};
@@ -50,6 +51,8 @@ pub(crate) enum Model {
         #[arg(long)]
         verify: bool,
     },
+    /// Learn from text how much each neuron group matters, and keep it in the package
+    Calibrate(calibrate::Calibrate),
 }
 
 impl Model {
@@ -91,6 +94,7 @@ impl Model {
                 }
                 describe(&package, output)
             }
+            Self::Calibrate(calibrate) => calibrate.execute(global, output),
         }
     }
 }

@@ -1,0 +1,88 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use halo_engine::{Backbone, Engine, EngineOptions, FeedForward};
+use halo_eval::{Documents, Rule, perplexity};
+
+use crate::model_path;
+use crate::options::{Global, ModelOption, Text};
+use crate::output::Output;
+use crate::progress;
+
+/// Measure how good a model is.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Eval {
+    /// How surprised the model is by a text: 1 is not at all, lower is better
+    Perplexity(Perplexity),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  halo eval perplexity --text models/tests/data/valid-stories.txt --documents 60
+  halo eval perplexity --text models/tests/data/valid-books.txt:12 --documents 60")]
+pub(crate) struct Perplexity {
+    #[command(flatten)]
+    model: ModelOption,
+
+    /// Text to predict, and how many paragraphs make a document; may be given several times
+    #[arg(long, value_name = "FILE[:PARAGRAPHS]", required = true)]
+    text: Vec<Text>,
+
+    /// Documents of each text to use at most
+    #[arg(long, value_name = "N")]
+    documents: Option<usize>,
+}
+
+impl Eval {
+    pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
+        match self {
+            Self::Perplexity(perplexity) => perplexity.execute(global, output),
+        }
+    }
+}
+
+impl Perplexity {
+    fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
+        let config = global.config()?;
+        let package = model_path::open(self.model.model.as_deref(), &config)?;
+        let engine = Engine::start(&EngineOptions {
+            library: config.onnxruntime.clone(),
+            threads: config.threads,
+        })?;
+        let mut backbone = Backbone::load(&engine, &package)?;
+        let mut feed_forward = FeedForward::load_all(&engine, &package)?;
+        let tokenizer = package.tokenizer()?;
+        for text in &self.text {
+            let mut documents =
+                Documents::from_text(text.name(), &text.read()?, 0, text.paragraphs);
+            documents
+                .texts
+                .truncate(self.documents.unwrap_or(usize::MAX));
+            let bar = progress::bar(output, &documents.name, 0);
+            let result = perplexity(
+                &mut backbone,
+                &mut feed_forward,
+                &tokenizer,
+                &documents.texts,
+                &Rule::default(),
+                &mut |p| {
+                    bar.set_length(p.total as u64);
+                    bar.set_position(p.done as u64);
+                },
+            )?;
+            bar.finish_and_clear();
+            if output.json() {
+                output.line(&serde_json::json!({ "text": documents.name, "perplexity": result.value, "tokens": result.tokens }))?;
+            } else {
+                anstream::println!(
+                    "{}: perplexity {:.4} over {} tokens",
+                    documents.name,
+                    result.value,
+                    result.tokens
+                );
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
