@@ -45,7 +45,7 @@ impl Output {
 
     /// Prints a piece of streamed text. An error is a closed pipe, which ends the command quietly.
     pub(crate) fn piece(self, text: &str) -> std::io::Result<()> {
-        if self.silent {
+        if self.silent || self.json {
             return Ok(());
         }
         let mut out = std::io::stdout().lock();

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halo_fabric::{CallError, Fabric, NodeId};
+use halo_fabric::{CallError, Fabric, Mode, NodeId};
 use halo_policy::{Digest, Kind, Setting, Stored};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::config::Network;
 use crate::messages::{self, Activate, Fetch, PolicyEntry, PolicyList, Profile};
 use crate::policies::Policies;
 
@@ -196,6 +197,29 @@ async fn adopt(
     activate_here(policies, wish).map(drop)
 }
 
+/// In words, what to do when nodes are missing from a cluster.
+pub fn advice(network: &Network) -> String {
+    let Network { cluster, mode, .. } = network;
+    if *mode == Mode::Client {
+        return format!(
+            "Start nodes with `halo node --cluster {cluster} --client --connect ROUTER`"
+        );
+    }
+    let start = format!("Start nodes with `halo node --cluster {cluster}`");
+    match (&network.connect[..], network.scouting) {
+        ([], true) => format!(
+            "{start}; where multicast does not reach, give this one their addresses with --connect HOST:PORT"
+        ),
+        ([], false) => {
+            format!("{start}, and give this one their addresses with --connect HOST:PORT")
+        }
+        (connect, _) => format!(
+            "{start}; those at {} must be reachable over TCP and UDP",
+            connect.join(", ")
+        ),
+    }
+}
+
 /// In words, why there are not enough workers: whom the leader does see.
 pub(crate) fn summary(
     found: &BTreeMap<NodeId, Result<Profile, CallError>>,
@@ -204,7 +228,9 @@ pub(crate) fn summary(
     let others = found.iter().filter(|(node, _)| **node != own.node);
     let lines = others.map(|(node, answer)| match answer {
         Ok(p) if !p.serves => format!("{node} only leads"),
-        Ok(p) if p.model != own.model => format!("{node} has another model"),
+        Ok(p) if p.model != own.model => {
+            format!("{node} has another model (`halo model inspect` shows each one's identity)")
+        }
         Ok(_) => format!("{node} is ready"),
         Err(error) => format!("{node}: {error}"),
     });

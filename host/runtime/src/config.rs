@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use halo_fabric::{Encoding, Loss, Mode};
 use halo_policy::{Limits, Setting};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Everything a node can be told. All keys are optional; `docs/halo.toml` shows and explains each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// The node's name in its cluster; by default the host's name.
     pub name: Option<String>,
@@ -34,7 +34,7 @@ pub struct Config {
 
 /// `[network]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Network {
     /// Nodes of one cluster see one another, others not.
     pub cluster: String,
@@ -62,7 +62,7 @@ impl Default for Network {
 
 /// `[sync]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Sync {
     /// Whom a round waits for.
     pub mode: SyncMode,
@@ -107,7 +107,7 @@ pub enum SyncMode {
 
 /// `[policy]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Policies {
     /// The scheduler to begin with: a name in the store, or `built-in`. By default what the cluster has in force, or
     /// `scheduler-halo`.
@@ -118,7 +118,8 @@ pub struct Policies {
     pub folder: Option<PathBuf>,
     /// Bounds on every call.
     pub limits: Limits,
-    /// Settings of a policy, by its name.
+    /// Settings of a policy, by its name. In the file, numbers and booleans may be written without quotes.
+    #[serde(deserialize_with = "settings")]
     pub settings: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -135,9 +136,38 @@ impl Policies {
     }
 }
 
+/// Reads settings, each as the text that the policy is given.
+fn settings<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, BTreeMap<String, String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a policy's setting is a string, a number or a boolean"
+    )]
+    enum Value {
+        Text(String),
+        Integer(i64),
+        Float(f64),
+        Boolean(bool),
+    }
+    let read = BTreeMap::<String, BTreeMap<String, Value>>::deserialize(deserializer)?;
+    let text = |value| match value {
+        Value::Text(text) => text,
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(boolean) => boolean.to_string(),
+    };
+    let settings = read.into_iter().map(|(policy, settings)| {
+        let settings = settings.into_iter().map(|(key, value)| (key, text(value)));
+        (policy, settings.collect())
+    });
+    Ok(settings.collect())
+}
+
 /// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Testing {
     /// Packets to lose.
     pub loss: Option<Loss>,
@@ -150,7 +180,7 @@ pub struct Testing {
 #[non_exhaustive]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read the configuration {}: {source}", .path.display())]
+    #[error("cannot read the configuration {}: {source}; --config or HALO_CONFIG must name a file", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -158,7 +188,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is not what it should be.
-    #[error("{}: {source}", .path.display())]
+    #[error("cannot use the configuration {}: {source}", .path.display())]
     Parse {
         /// The file.
         path: PathBuf,

@@ -78,8 +78,7 @@ pub enum NodeError {
     },
     /// A cluster was asked for, and too few are there.
     #[error(
-        "cluster `{cluster}`: found fewer than {wanted} worker(s) with this model within {seconds} s. {found}. \
-         Start workers with `halo node --cluster {cluster}`; where multicast does not reach, add --connect HOST:PORT"
+        "cluster `{cluster}` has fewer than {wanted} worker(s) with this model, and no more came within {seconds} s. {found}. {advice}"
     )]
     NoWorkers {
         /// Workers that were asked for.
@@ -90,6 +89,8 @@ pub enum NodeError {
         seconds: u64,
         /// Who is there instead.
         found: String,
+        /// What to do.
+        advice: String,
     },
     /// The first generation could not be set up.
     #[error(transparent)]

@@ -345,7 +345,7 @@ impl Leader {
                     f32::from(assembly.missing_count()) / f32::from(assembly.shape().chunks());
                 self.concealed += shares[index] * missing;
             }
-            if let Some(took) = round.sample(index) {
+            if let Some(took) = round.took(index) {
                 self.arrivals.observe(&self.workers[w].node, rows, took);
             }
             for (s, v) in sum.iter_mut().zip(assembly.values()) {

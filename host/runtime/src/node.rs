@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::assignments::Assignments;
 use crate::config::Config;
-use crate::error::NodeError;
+use crate::error::{GenerationError, NodeError};
 use crate::generator::Generator;
 use crate::inbox::{Outbox, inbox};
 use crate::leader::Leader;
@@ -139,7 +139,12 @@ impl Node {
             .map_err(|e| NodeError::Task(e.to_string()))?;
         let first = match first {
             Ok(first) => first,
-            Err(_) => return Err(self.no_workers(workers.max(1), patience).await),
+            Err(_) => {
+                return Err(match slot.ended() {
+                    Some(why) => GenerationError::Placement(why).into(),
+                    None => self.no_workers(workers.max(1), patience).await,
+                });
+            }
         };
         let plan = Arc::clone(&first.plan);
         let (outbox, inbox) = inbox();
@@ -178,6 +183,7 @@ impl Node {
             cluster: self.config.network.cluster.clone(),
             seconds: patience.as_secs(),
             found: cluster::summary(&found, &self.profile),
+            advice: cluster::advice(&self.config.network),
         }
     }
 

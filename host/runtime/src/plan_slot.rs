@@ -72,6 +72,11 @@ impl PlanSlot {
         let _ = self.suspects.send(worker.clone());
     }
 
+    /// Why the planner ended, if it did.
+    pub(crate) fn ended(&self) -> Option<String> {
+        self.lock().ended.clone()
+    }
+
     /// Changes whenever anything in the slot does.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)

@@ -200,7 +200,7 @@ impl Planner {
         match answer {
             Ok(profile) => {
                 if profile.serves && profile.model != self.package.identity() {
-                    warn!(%node, "has another model, so it cannot help with this one");
+                    warn!("{node} has another model, so it cannot help with this one");
                 }
                 known.suspects.remove(&node);
                 known.profiles.insert(node, profile);
@@ -296,7 +296,7 @@ impl Planner {
         let mut agreed = true;
         while let Some(Ok((node, answer))) = wishes.join_next().await {
             if let Err(error) = answer {
-                warn!(%node, "does not take its part: {error}");
+                warn!("{node} does not take its part: {error}");
                 let refused = matches!(error, CallError::Refused { .. });
                 (if refused {
                     &mut known.unwilling

@@ -42,8 +42,13 @@ pub(crate) struct Debt {
     needed: bool,
     /// It will not answer: dead, or suspected of it.
     gone: bool,
-    complete_at: Option<Duration>,
-    asked: u32,
+    complete: bool,
+    /// When it was asked again, each time.
+    asked: Vec<Duration>,
+    /// Only some of its chunks were asked for again, so nothing says which asking brought the last one.
+    mended: bool,
+    /// How long the answer took, from the asking that it answers.
+    took: Option<Duration>,
     wait: Duration,
     next_ask: Duration,
 }
@@ -86,13 +91,17 @@ impl Round {
         bound: Duration,
     ) -> Self {
         let debt = |(needed, expected): (bool, Duration)| {
-            let wait = expected.max(repair.floor).min(repair.ceiling);
+            let wait = expected
+                .max(repair.floor)
+                .min(repair.ceiling.max(repair.floor));
             Debt {
                 assembly: Assembly::new(shape),
                 needed,
                 gone: false,
-                complete_at: None,
-                asked: 0,
+                complete: false,
+                asked: Vec::new(),
+                mended: false,
+                took: None,
                 wait,
                 next_ask: wait,
             }
@@ -105,7 +114,7 @@ impl Round {
         }
     }
 
-    /// Takes a chunk of a debtor's partial.
+    /// Takes a chunk of a debtor's partial. Its flags say which asking it answers: 0 is the first sending.
     pub(crate) fn accept(
         &mut self,
         debtor: usize,
@@ -115,8 +124,17 @@ impl Round {
     ) -> Accepted {
         let debt = &mut self.debts[debtor];
         let accepted = debt.assembly.accept(header, body);
-        if debt.complete_at.is_none() && debt.assembly.complete() {
-            debt.complete_at = Some(now);
+        if !debt.complete && debt.assembly.complete() {
+            debt.complete = true;
+            let answered = usize::from(header.flags);
+            let since = if answered == 0 {
+                Some(Duration::ZERO)
+            } else {
+                debt.asked.get(answered - 1).copied()
+            };
+            debt.took = since
+                .filter(|_| !debt.mended)
+                .map(|since| now.saturating_sub(since));
         }
         accepted
     }
@@ -141,17 +159,16 @@ impl Round {
             .enumerate()
             .filter(|(_, d)| d.open() && now >= d.next_ask);
         due.map(|(index, debt)| {
-            debt.asked += 1;
+            debt.asked.push(now);
             debt.wait = debt.wait.mul_f64(repair.backoff).min(repair.ceiling);
             debt.next_ask = now + debt.wait;
-            (
-                index,
-                if debt.nothing() {
-                    Ask::Everything
-                } else {
-                    Ask::Missing
-                },
-            )
+            let ask = if debt.nothing() {
+                Ask::Everything
+            } else {
+                Ask::Missing
+            };
+            debt.mended |= ask == Ask::Missing;
+            (index, ask)
         })
         .collect()
     }
@@ -188,29 +205,27 @@ impl Round {
         &self.debts[debtor].assembly
     }
 
-    /// When the debtor's partial was complete, if that tells the time an answer takes: not if it was asked again, since the
-    /// answer may be to either asking.
-    pub(crate) fn sample(&self, debtor: usize) -> Option<Duration> {
-        self.debts[debtor]
-            .complete_at
-            .filter(|_| self.debts[debtor].asked == 0)
+    /// How long the debtor's answer took from the asking that it answers, if that is known. Answers that came late enough to
+    /// be asked for again count as well: leaving them out would teach to expect answers ever sooner.
+    pub(crate) fn took(&self, debtor: usize) -> Option<Duration> {
+        self.debts[debtor].took
     }
 
-    /// How often the debtor was asked again.
-    pub(crate) fn asked(&self, debtor: usize) -> u32 {
-        self.debts[debtor].asked
+    /// How often the debtor was asked again. Also the number that the next sending of the activation carries.
+    pub(crate) fn asked(&self, debtor: usize) -> usize {
+        self.debts[debtor].asked.len()
     }
 
     /// All partials are complete.
     pub(crate) fn complete(&self) -> bool {
-        self.debts.iter().all(|d| d.complete_at.is_some())
+        self.debts.iter().all(|d| d.complete)
     }
 }
 
 impl Debt {
     /// Still waited for.
     fn open(&self) -> bool {
-        self.complete_at.is_none() && !self.gone
+        !self.complete && !self.gone
     }
 
     /// Not a single chunk has come.
@@ -218,3 +233,6 @@ impl Debt {
         self.assembly.missing_count() == self.assembly.shape().chunks()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,6 +194,11 @@ impl Work {
     fn header(&self, kind: Kind, shape: &TensorShape) -> Header {
         Header {
             layer: self.key.layer,
+            flags: if kind == Kind::Partial {
+                self.answered
+            } else {
+                0
+            },
             generation: self.key.generation,
             epoch: self.key.epoch,
             step: self.key.step,

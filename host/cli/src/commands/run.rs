@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use halo_engine::{Engine, EngineOptions};
-use halo_runtime::{Config, Generator, Node, Plan, Report, Request, Sampling, SyncMode, Token};
+use halo_runtime::{
+    Config, Generator, Node, Plan, Report, Request, Sampling, SyncMode, Token, cluster,
+};
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +124,10 @@ impl Run {
         config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
         config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
         self.resources.apply(&mut config);
+        // A worker may run on this machine under the host's name.
+        config.name.get_or_insert_with(|| {
+            format!("{:.40}-run-{}", cluster::host_name(), std::process::id())
+        });
         let request = self.request()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
 
