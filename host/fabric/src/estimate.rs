@@ -202,5 +202,12 @@ pub struct Estimate {
     pub last_heard: Option<Duration>,
 }
 
+impl Estimate {
+    /// Share of exchanges of one packet there and one back that lose either. What is not known counts as not lost.
+    pub fn loss_both_ways(&self) -> f64 {
+        1.0 - (1.0 - self.loss_to.unwrap_or(0.0)) * (1.0 - self.loss_from.unwrap_or(0.0))
+    }
+}
+
 #[cfg(test)]
 mod tests;

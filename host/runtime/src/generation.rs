@@ -104,6 +104,26 @@ pub trait Source: FeedForwardSource<Error = GenerationError> {
     fn counts(&self) -> Counts;
 }
 
+/// A prompt's tokens. It must not be empty, and leave room for at least one more.
+pub(crate) fn encode(
+    shape: &Shape,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+) -> Result<Vec<u32>, GenerationError> {
+    if prompt.is_empty() {
+        return Err(GenerationError::EmptyPrompt);
+    }
+    let mut tokens: Vec<u32> = shape.bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(prompt)?);
+    if tokens.len() >= shape.context {
+        return Err(GenerationError::PromptTooLong {
+            tokens: tokens.len(),
+            context: shape.context,
+        });
+    }
+    Ok(tokens)
+}
+
 /// Generates tokens, telling `each` of every one as it comes.
 ///
 /// # Errors
@@ -118,18 +138,8 @@ pub(crate) fn generate(
 ) -> Result<Report, GenerationError> {
     let shape = backbone.package().shape().clone();
     let started = Instant::now();
-    if request.prompt.is_empty() {
-        return Err(GenerationError::EmptyPrompt);
-    }
-    let mut tokens: Vec<u32> = shape.bos.into_iter().collect();
-    tokens.extend(tokenizer.encode(&request.prompt)?);
+    let mut tokens = encode(&shape, tokenizer, &request.prompt)?;
     let prompt_tokens = tokens.len();
-    if prompt_tokens >= shape.context {
-        return Err(GenerationError::PromptTooLong {
-            tokens: prompt_tokens,
-            context: shape.context,
-        });
-    }
     let capacity = shape
         .context
         .min(prompt_tokens.saturating_add(request.max_tokens));

@@ -46,6 +46,16 @@ impl Generator {
         })
     }
 
+    /// Checks whether a request can be met at all, before anything of it is shown.
+    ///
+    /// # Errors
+    ///
+    /// The prompt is empty or too long.
+    pub fn check(&self, request: &Request) -> Result<(), GenerationError> {
+        let shape = self.backbone.package().shape();
+        generation::encode(shape, &self.tokenizer, &request.prompt).map(drop)
+    }
+
     /// Generates tokens, telling `each` of every one as it comes.
     ///
     /// # Errors

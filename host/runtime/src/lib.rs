@@ -13,6 +13,7 @@ mod assignments;
 pub mod cluster;
 pub mod config;
 mod error;
+mod exchange;
 mod generation;
 mod generator;
 mod inbox;

@@ -156,16 +156,7 @@ impl Node {
         );
         let (engine, package) = (self.engine.clone(), self.package.clone());
         let generator = tokio::task::spawn_blocking(move || {
-            let leader = Leader::new(
-                fabric,
-                policies,
-                sync,
-                slot,
-                inbox,
-                package.shape().width,
-                package.groups(),
-                first,
-            )?;
+            let leader = Leader::new(fabric, &package, policies, sync, slot, inbox, first)?;
             Generator::new(&engine, &package, Box::new(leader))
         });
         Ok((

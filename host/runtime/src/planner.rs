@@ -229,8 +229,6 @@ impl Planner {
                 .link(&profile.node)
                 .map(|l| l.estimate())
                 .unwrap_or_default();
-            let kept =
-                (1.0 - estimate.loss_to.unwrap_or(0.0)) * (1.0 - estimate.loss_from.unwrap_or(0.0));
             Device {
                 name: profile.node.to_string(),
                 leader: false,
@@ -238,7 +236,7 @@ impl Planner {
                 memory: profile.memory,
                 delay_us: estimate.round_trip_us.unwrap_or(0.0) as u32,
                 spread_us: estimate.spread_us.unwrap_or(0.0) as u32,
-                loss: (1.0 - kept) as f32,
+                loss: estimate.loss_both_ways() as f32,
             }
         };
         std::iter::once(leader)
