@@ -120,10 +120,10 @@ pub(crate) fn activate_here(policies: &Policies, wish: Activate) -> Result<Kind,
         )
         .map_err(|e| e.to_string())?;
     // What is in force must survive a restart of its sender; but it is in force whether or not the disk takes it.
-    if policies.find(&wish.digest.to_string()).is_err() {
-        if let Err(error) = policies.keep(&wish.name, &bytes) {
-            warn!(policy = wish.name, "in force, but not kept: {error}");
-        }
+    if policies.find(&wish.digest.to_string()).is_err()
+        && let Err(error) = policies.keep(&wish.name, &bytes)
+    {
+        warn!(policy = wish.name, "in force, but not kept: {error}");
     }
     Ok(kind)
 }

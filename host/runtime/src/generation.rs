@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use halo_engine::{Backbone, FeedForwardSource, KvCache};
-use halo_models::Tokenizer;
+use halo_models::{Shape, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::GenerationError;
@@ -138,7 +138,7 @@ pub(crate) fn generate(
 ) -> Result<Report, GenerationError> {
     let shape = backbone.package().shape().clone();
     let started = Instant::now();
-    let mut tokens = encode(&shape, tokenizer, &request.prompt)?;
+    let tokens = encode(&shape, tokenizer, &request.prompt)?;
     let prompt_tokens = tokens.len();
     let capacity = shape
         .context

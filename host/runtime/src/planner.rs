@@ -71,8 +71,10 @@ impl Planner {
     ) {
         let mut members = self.fabric.members();
         let mut changes = self.policies.changes();
-        let mut known = Known::default();
-        known.alive = members.borrow_and_update().clone();
+        let mut known = Known {
+            alive: members.borrow_and_update().clone(),
+            ..Known::default()
+        };
         // Even if the placement is the same: the generation has given up a worker and waits for a new epoch.
         let mut anew = false;
         loop {
