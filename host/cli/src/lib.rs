@@ -10,6 +10,7 @@ mod options;
 mod output;
 mod progress;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -20,9 +21,16 @@ use crate::output::Output;
 
 /// Distributed LLaMA inference over unequal machines and lossy networks.
 ///
-/// One machine is enough to begin:  halo run "Once upon a time"
-/// A cluster is one command on each machine (`halo node --cluster home`), then, on any of them:
-/// halo run --cluster home "Once upon a time"
+/// One machine is enough to begin:
+///
+///   halo run "Once upon a time"
+///
+/// A cluster is one command on each machine that helps, and one on the machine that leads:
+///
+///   halo node --cluster home
+///   halo run --cluster home "Once upon a time"
+///
+/// All of them need the same model: a folder given with --model, or a name in ~/.local/share/halo/models.
 #[derive(Debug, Parser)]
 #[command(
     name = "halo",
@@ -41,24 +49,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Continue a text, on this machine or at the head of a cluster
     Run(commands::run::Run),
-    /// Compute for others: join a cluster as a worker
     Node(commands::node::Node),
-    /// Watch four nodes write a story over a bad network, with a scheduler swapped in the middle
     Demo(commands::demo::Demo),
-    /// Who is in the cluster, and what they can do
     Status(commands::status::Status),
-    /// List the schedulers and predictors of a cluster, and put them in force
     #[command(subcommand)]
     Policy(commands::policy::Policy),
-    /// Import, inspect and calibrate models
     #[command(subcommand)]
     Model(commands::model::Model),
-    /// Measure how good a model is
     #[command(subcommand)]
     Eval(commands::eval::Eval),
-    /// Check this machine, and say what to do about what is wrong
     Doctor(commands::doctor::Doctor),
     /// Print a shell's completion script
     Completions {
@@ -127,8 +127,13 @@ fn start_log(global: &Global) {
     let filter = EnvFilter::try_from_env("HALO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(global.verbose > 1)
-        .init();
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(global.verbose > 1);
+    // Those who ask for no more than warnings get them as plain as errors.
+    if global.verbose > 0 {
+        log.init();
+    } else {
+        log.without_time().init();
+    }
 }

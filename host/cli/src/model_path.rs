@@ -20,18 +20,18 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let name = wanted.unwrap_or(Path::new(DEFAULT));
-    let places: Vec<PathBuf> = folders().iter().map(|f| f.join(name)).collect();
-    match places.iter().find(|p| p.is_dir()) {
-        Some(place) => Ok(place.clone()),
-        None => {
-            let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-            bail!(
-                "found no model `{}`; looked at {}. Give a package's folder with --model, or make one with `halo model import`",
-                name.display(),
-                places.join(", ")
-            )
-        }
+    let folders = folders();
+    let mut places = folders.iter().map(|f| f.join(name));
+    if let Some(place) = places.find(|p| p.is_dir()) {
+        return Ok(place);
     }
+    let data = data_folder().map(|d| format!("{}, or ", d.join("models").display()));
+    bail!(
+        "found no model `{}` in {}a folder `models` near this program. Give a package's folder with --model, or make a package with \
+         `halo model import`",
+        name.display(),
+        data.unwrap_or_default()
+    )
 }
 
 /// Where models lie: the data folder, and `models` in the folders above the program, where an unpacked release or a build has it.

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use halo_fabric::{Encoding, Loss, Mode};
 use halo_runtime::{Config, SyncMode};
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: ~/.config/halo/halo.toml or /etc/halo/halo.toml, if there]
     #[arg(
@@ -69,7 +71,7 @@ pub(crate) struct ModelOption {
 #[command(next_help_heading = "Resources")]
 pub(crate) struct ResourceOptions {
     /// Threads that compute [default: as many as there are processors]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub(crate) threads: Option<usize>,
 
     /// Memory for feed-forward groups, such as 1.5GB [default: half of what is available]
@@ -84,7 +86,7 @@ impl ResourceOptions {
     }
 }
 
-/// How to reach a cluster.
+/// How a node takes part in a cluster.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkOptions {
@@ -92,10 +94,18 @@ pub(crate) struct NetworkOptions {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
 
-    /// Listen here; may be given several times [default: all interfaces, any port]
+    /// Listen here, on TCP and UDP; may be given several times [default: all interfaces, any port]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Vec<String>,
 
+    #[command(flatten)]
+    pub(crate) reach: ReachOptions,
+}
+
+/// How to reach a cluster.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct ReachOptions {
     /// Connect to the node or router there; may be given several times
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) connect: Vec<String>,
@@ -110,17 +120,34 @@ pub(crate) struct NetworkOptions {
 }
 
 impl NetworkOptions {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        let reach = &self.reach;
+        self.name.is_some()
+            || !self.listen.is_empty()
+            || !reach.connect.is_empty()
+            || reach.no_scouting
+            || reach.client
+    }
+
+    /// Writes what was given into the configuration.
+    pub(crate) fn apply(&self, config: &mut Config, cluster: Option<&str>) {
+        if self.name.is_some() {
+            config.name.clone_from(&self.name);
+        }
+        if !self.listen.is_empty() {
+            config.network.listen.clone_from(&self.listen);
+        }
+        self.reach.apply(config, cluster);
+    }
+}
+
+impl ReachOptions {
     /// Writes what was given into the configuration.
     pub(crate) fn apply(&self, config: &mut Config, cluster: Option<&str>) {
         let network = &mut config.network;
         if let Some(cluster) = cluster {
             network.cluster = cluster.to_owned();
-        }
-        if self.name.is_some() {
-            config.name.clone_from(&self.name);
-        }
-        if !self.listen.is_empty() {
-            network.listen.clone_from(&self.listen);
         }
         if !self.connect.is_empty() {
             network.connect.clone_from(&self.connect);
@@ -267,12 +294,20 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
         .with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// Reads a number of things of which there must be one.
+pub(crate) fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// Reads a share that something else is left of.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..1.0).contains(&rate) => Ok(rate),
         _ => Err("a share is a number from 0 to less than 1, such as 0.1 for a tenth".into()),
     }
 }
+
+const NO_SIZE: &str = "write a number of bytes, or of KB, MB, GB or TB, such as 1.5GB";
 
 /// Reads a number of bytes, in the units in which this program writes them.
 fn size(text: &str) -> Result<u64, String> {
@@ -286,11 +321,11 @@ fn size(text: &str) -> Result<u64, String> {
         "M" | "MB" => 1e6,
         "G" | "GB" => 1e9,
         "T" | "TB" => 1e12,
-        unit => return Err(format!("`{unit}` is no unit of memory; use KB, MB or GB")),
+        _ => return Err(NO_SIZE.into()),
     };
     match text[..end].parse::<f64>() {
         Ok(number) if number.is_finite() => Ok((number * unit) as u64),
-        _ => Err("write a number of bytes, such as 500MB or 1.5GB".into()),
+        _ => Err(NO_SIZE.into()),
     }
 }
 

@@ -48,7 +48,7 @@ impl Output {
         if self.silent || self.json {
             return Ok(());
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = anstream::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()
     }

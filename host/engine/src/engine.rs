@@ -55,6 +55,9 @@ impl Engine {
             path: library.clone(),
             reason,
         };
+        if let Some(reason) = library::misfit(&library) {
+            return Err(unusable(reason));
+        }
         let builder = ort::init_from(&library).map_err(|e| unusable(e.to_string()))?;
         let pool = GlobalThreadPoolOptions::default()
             .with_intra_threads(threads)

@@ -15,7 +15,10 @@ pub enum EngineError {
     },
 
     /// A library was named by the user but is not there.
-    #[error("{named_by} names {} as the ONNX Runtime library, but there is no such file", .path.display())]
+    #[error(
+        "{named_by} names {} as the ONNX Runtime library, but there is no such file; correct it, or leave it out and run `cargo xtask setup`",
+        .path.display()
+    )]
     LibraryMissing {
         /// `ORT_DYLIB_PATH` or the configuration key.
         named_by: &'static str,
@@ -24,7 +27,9 @@ pub enum EngineError {
     },
 
     /// The library is there but cannot be used: not a library, for another architecture, or too old.
-    #[error("cannot use the ONNX Runtime library {}: {reason}", .path.display())]
+    #[error(
+        "cannot use the ONNX Runtime library {}: {reason}; `cargo xtask setup` fetches one for this machine", .path.display()
+    )]
     LibraryUnusable {
         /// The library.
         path: PathBuf,

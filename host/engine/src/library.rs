@@ -4,6 +4,8 @@
 //! fetches, with a distribution's, and with a build for a particular machine.
 
 use std::env;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::EngineError;
@@ -54,6 +56,29 @@ fn named(named_by: &'static str, path: PathBuf) -> Result<PathBuf, EngineError> 
     }
 }
 
+/// Why this process cannot load a file, if its first bytes tell. What the system's loader says does not reach us.
+pub(crate) fn misfit(path: &Path) -> Option<String> {
+    /// The numbers of ELF's machines, and what Rust calls them.
+    const MACHINES: [(u16, &str); 5] = [
+        (3, "x86"),
+        (40, "arm"),
+        (62, "x86_64"),
+        (183, "aarch64"),
+        (243, "riscv64"),
+    ];
+    let mut start = [0; 20];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    if read.is_err() || !start.starts_with(b"\x7fELF") {
+        return Some("it is not a shared library".into());
+    }
+    let machine = u16::from_le_bytes([start[18], start[19]]);
+    let (_, name) = MACHINES
+        .into_iter()
+        .find(|(number, _)| *number == machine)?;
+    let own = env::consts::ARCH;
+    (name != own).then(|| format!("it is for {name}, and this machine is {own}"))
+}
+
 fn search_path() -> Vec<PathBuf> {
     let beside = env::current_exe()
         .ok()
@@ -70,4 +95,31 @@ fn search_path() -> Vec<PathBuf> {
             .join(format!("libonnxruntime.so.{VERSION}"))
     });
     beside.chain(data).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_loaded_is_told_by_its_first_bytes() {
+        let program = env::current_exe().unwrap();
+        assert_eq!(misfit(&program), None);
+        let mut bytes = std::fs::read(&program).unwrap();
+        bytes.truncate(64);
+        let folder = env::temp_dir().join(format!("halo-library-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("lib.so");
+        let other = if cfg!(target_arch = "aarch64") {
+            (62, "x86_64")
+        } else {
+            (183, "aarch64")
+        };
+        bytes[18] = other.0;
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(misfit(&file).unwrap().contains(other.1));
+        std::fs::write(&file, "text").unwrap();
+        assert_eq!(misfit(&file).unwrap(), "it is not a shared library");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::Kind;
 
 /// Packets, and the bytes of their headers and bodies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Traffic {
     /// Number of packets.
     pub packets: u64,
@@ -16,7 +16,7 @@ pub struct Traffic {
 /// A node's counts since its session was opened.
 ///
 /// Every packet that arrives is counted once: as received, dropped or malformed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
     /// Handed to zenoh, by kind in the order of [`Kind::ALL`].
     pub sent: [Traffic; Kind::ALL.len()],

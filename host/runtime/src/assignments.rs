@@ -90,17 +90,6 @@ impl Assignments {
         Ok(())
     }
 
-    /// Forgets a leader's placements before an epoch.
-    pub(crate) fn release(&self, leader: &NodeId, before: u32) {
-        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(epochs) = assigned.get_mut(leader) {
-            epochs.retain(|epoch, _| *epoch >= before);
-            if epochs.is_empty() {
-                assigned.remove(leader);
-            }
-        }
-    }
-
     /// Forgets leaders that are not among the living.
     pub(crate) fn retain(&self, alive: impl Fn(&NodeId) -> bool) {
         self.assigned

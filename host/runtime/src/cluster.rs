@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halo_fabric::{CallError, Fabric, Mode, NodeId};
+use halo_fabric::{CallError, Counters, Fabric, Mode, NodeId};
 use halo_policy::{Digest, Kind, Setting, Stored};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -68,6 +68,11 @@ where
 /// What the members are.
 pub async fn profiles(fabric: &Fabric) -> BTreeMap<NodeId, Result<Profile, CallError>> {
     ask_all(fabric, messages::PROFILE, &(), PATIENCE).await
+}
+
+/// What has gone over the members' data planes.
+pub async fn counters(fabric: &Fabric) -> BTreeMap<NodeId, Result<Counters, CallError>> {
+    ask_all(fabric, messages::COUNTERS, &(), PATIENCE).await
 }
 
 /// Which policies the members have.

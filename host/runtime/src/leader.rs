@@ -289,7 +289,7 @@ impl FeedForwardSource for Leader {
 impl Source for Leader {
     fn restart(&mut self) {
         self.generation = rand::random();
-        self.exchange.counts = Counts::default();
+        self.exchange.restart();
     }
 
     fn concealed(&self) -> f32 {
@@ -301,6 +301,6 @@ impl Source for Leader {
     }
 
     fn counts(&self) -> Counts {
-        self.exchange.counts
+        self.exchange.counts()
     }
 }

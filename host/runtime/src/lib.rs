@@ -21,6 +21,7 @@ mod leader;
 pub mod memory;
 mod messages;
 mod node;
+mod operations;
 mod plan;
 mod plan_slot;
 mod planner;

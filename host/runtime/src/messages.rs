@@ -8,10 +8,10 @@ use crate::cluster::Bytes;
 
 /// `profile`: what a node is. Asked with no body.
 pub(crate) const PROFILE: &str = "profile";
+/// `counters`: what has gone over a node's data plane. Asked with no body.
+pub(crate) const COUNTERS: &str = "counters";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
-/// `release`: forget placements of mine older than this epoch.
-pub(crate) const RELEASE: &str = "release";
 /// `policy-list`: which policies a node has and which are in force.
 pub(crate) const POLICY_LIST: &str = "policy-list";
 /// `policy-activate`: put this policy in force.
@@ -54,13 +54,6 @@ pub(crate) struct Assign {
     /// How activations will come and partials shall go.
     pub(crate) activation: Encoding,
     pub(crate) partial: Encoding,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Release {
-    pub(crate) leader: NodeId,
-    /// Placements before this epoch are no longer used.
-    pub(crate) before: u32,
 }
 
 /// A policy that a node has.

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use halo_engine::{Engine, EngineOptions};
 use halo_fabric::{
-    ASK_PARTIAL, Call, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service,
+    ASK_PARTIAL, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service,
 };
 use halo_models::Package;
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::assignments::Assignments;
@@ -17,7 +16,8 @@ use crate::error::{GenerationError, NodeError};
 use crate::generator::Generator;
 use crate::inbox::{Outbox, inbox};
 use crate::leader::Leader;
-use crate::messages::{self, Profile};
+use crate::messages::Profile;
+use crate::operations::Operations;
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::planner::Planner;
@@ -77,7 +77,13 @@ impl Node {
         let assignments = Assignments::new(engine.clone(), package.clone(), profile.memory);
         let leading = Arc::new(Mutex::new(None::<Outbox>));
         let receiver = receive(&fabric, &assignments, package, serves, &leading)?;
-        let service = serve(&fabric, &assignments, &policies, &profile).await?;
+        let operations = Operations {
+            fabric: fabric.clone(),
+            assignments: assignments.clone(),
+            policies: Arc::clone(&policies),
+            profile: profile.clone(),
+        };
+        let service = operations.serve().await?;
         let (stop, _) = watch::channel(false);
         forget_the_dead(&fabric, assignments, stop.subscribe());
         fabric.announce().await?;
@@ -276,73 +282,6 @@ fn receive(
             }
         }
     })?)
-}
-
-/// Answers other nodes' questions.
-async fn serve(
-    fabric: &Fabric,
-    assignments: &Assignments,
-    policies: &Arc<Policies>,
-    profile: &Profile,
-) -> Result<Service, NodeError> {
-    let (assignments, policies, profile) =
-        (assignments.clone(), Arc::clone(policies), profile.clone());
-    let service = fabric.serve(move |call: Call| {
-        let (assignments, policies, profile) =
-            (assignments.clone(), Arc::clone(&policies), profile.clone());
-        Box::pin(async move {
-            match call.operation.as_str() {
-                messages::PROFILE => answer(&profile),
-                messages::ASSIGN => {
-                    if !profile.serves {
-                        return Err("this node leads but does not compute for others".into());
-                    }
-                    let wish: messages::Assign = parse(call.body)?;
-                    blocking(move || assignments.load(&wish)).await
-                }
-                messages::RELEASE => {
-                    let release: messages::Release = parse(call.body)?;
-                    assignments.release(&release.leader, release.before);
-                    Ok(Value::Null)
-                }
-                messages::POLICY_LIST => {
-                    blocking(move || policies.list().map_err(|e| e.to_string())).await
-                }
-                messages::POLICY_FETCH => {
-                    let fetch: messages::Fetch = parse(call.body)?;
-                    blocking(move || cluster::component(&policies, &fetch)).await
-                }
-                messages::POLICY_ACTIVATE => {
-                    let wish: messages::Activate = parse(call.body)?;
-                    blocking(move || cluster::activate_here(&policies, wish)).await
-                }
-                unknown => Err(format!(
-                    "this node (HALO {}) knows no operation `{unknown}`",
-                    env!("CARGO_PKG_VERSION")
-                )),
-            }
-        })
-    });
-    Ok(service.await?)
-}
-
-async fn blocking<T: serde::Serialize + Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<Value, String> {
-    answer(
-        &tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| e.to_string())??,
-    )
-}
-
-fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, String> {
-    serde_json::from_value(body)
-        .map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
-}
-
-fn answer<T: serde::Serialize>(value: &T) -> Result<Value, String> {
-    serde_json::to_value(value).map_err(|e| e.to_string())
 }
 
 /// Frees what was loaded for leaders that have left.

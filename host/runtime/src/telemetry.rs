@@ -21,6 +21,8 @@ pub struct Counts {
     pub packets_received: u64,
     /// Packets that came for a round that was over, or twice, or did not fit.
     pub packets_useless: u64,
+    /// Packets that arrived here and were lost on purpose; see `[testing]`.
+    pub packets_lost: u64,
     /// Placements that came into force, without the first.
     pub new_placements: u64,
     /// Times a policy failed and the built-in rule answered.

@@ -12,7 +12,7 @@ use crate::options::{Global, Text};
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Learn from text how much each neuron group matters, and keep it in the package.
+/// Learn from text how much each neuron group matters, and keep it in the package
 ///
 /// Runs the text through the model and fits, in closed form, a probe that predicts every group's contribution one round
 /// before it is computed. Schedulers and predictors work with what is learnt; a model that is not calibrated works too, but every

@@ -14,8 +14,10 @@ use crate::model_path;
 use crate::options::{Global, ModelOption};
 use crate::output::{self, Output};
 
-/// Check this machine: ONNX Runtime, the model, the policies, the processor and the network. Says what to do about what is
-/// wrong; the exit code is 1 if anything is.
+/// Check this machine, and say what to do about what is wrong
+///
+/// Looks at ONNX Runtime, the model, the policies, the processor, the memory and the network. The exit code is 1 if anything
+/// is wrong.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::options::{Global, ModelOption, Text};
 use crate::output::Output;
 use crate::progress;
 
-/// Measure how good a model is.
+/// Measure how good a model is
 #[derive(Debug, Subcommand)]
 pub(crate) enum Eval {
     /// How surprised the model is by a text: 1 is not at all, lower is better

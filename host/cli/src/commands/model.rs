@@ -12,10 +12,15 @@ use crate::options::Global;
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Import, inspect and calibrate models.
+/// Import, inspect and calibrate models
+///
+/// A model is a package: a folder with a manifest, the tokenizer, and the weights by neuron group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Model {
     /// Make a package from a Hugging Face folder: config.json, safetensors and tokenizer.json
+    ///
+    /// The model must be of the LLaMA family. Of a package in ~/.local/share/halo/models the name is enough elsewhere:
+    /// `--model tinyllama`.
     #[command(after_help = "Examples:
   halo model import ~/TinyLlama-1.1B-Chat-v1.0 ~/.local/share/halo/models/tinyllama
   halo model import --weights q8:32 ~/TinyLlama-1.1B-Chat-v1.0 tinyllama-q8")]
@@ -43,6 +48,9 @@ pub(crate) enum Model {
         overwrite: bool,
     },
     /// What a package holds, and what it needs
+    #[command(after_help = "Examples:
+  halo model inspect tinyllama
+  halo model inspect --verify models/tiny")]
     Inspect {
         /// Model package: a folder, or the name of one in the data folder [default: tiny]
         model: Option<PathBuf>,
@@ -51,7 +59,6 @@ pub(crate) enum Model {
         #[arg(long)]
         verify: bool,
     },
-    /// Learn from text how much each neuron group matters, and keep it in the package
     Calibrate(calibrate::Calibrate),
 }
 

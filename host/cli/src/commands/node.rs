@@ -9,7 +9,7 @@ use crate::options::{Global, ModelOption, NetworkOptions, ResourceOptions, Testi
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Compute for others: join a cluster as a worker.
+/// Compute for others: join a cluster as a worker
 ///
 /// A worker needs the same model package on its disk as the leader. It keeps nothing of a generation that it could not lose:
 /// stop it whenever you like.

@@ -1,25 +1,41 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
-use halo_policy::{Digest, Setting};
-use halo_runtime::{PolicyEntry, cluster, policies};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use halo_policy::{Digest, Sandbox, Setting};
+use halo_runtime::{Config, PolicyEntry, cluster, policies};
 use owo_colors::OwoColorize;
 
 use crate::commands::status::observe;
-use crate::options::{Global, NetworkOptions};
+use crate::options::{Global, ReachOptions};
 use crate::output::{self, Output};
 
-/// List the schedulers and predictors of a cluster, and put them in force.
+/// List schedulers and predictors, and put them in force
+///
+/// Policies are WebAssembly components. A scheduler says who computes which neuron groups, and whom a round waits for; a
+/// predictor says how much each group will matter, before it is computed. docs/guides/policies.md shows how to write one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
-    /// Which policies there are, and which are in force; of this machine, or with --cluster of every node
+    /// Which policies there are, and which are in force
+    ///
+    /// Without --cluster these are the policies that come with the program and those of this machine's policy folder. With it,
+    /// those of every node.
+    #[command(after_help = "Examples:
+  halo policy list
+  halo policy list --cluster home")]
     List {
+        /// The cluster's name
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+
         #[command(flatten)]
-        target: Target,
+        network: ReachOptions,
     },
     /// Put a policy in force on every node, while tokens flow
+    ///
+    /// Each node compiles the component and tries it beside the one in force; it takes over between two rounds. A node that
+    /// refuses it says why, and stays with what it has. Nodes that join later take over what the cluster has.
     #[command(after_help = "Examples:
   halo policy activate --cluster home scheduler-halo
   halo policy activate --cluster home ./my-scheduler.wasm --set budget=0.05")]
@@ -31,32 +47,40 @@ pub(crate) enum Policy {
         #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
         settings: Vec<Setting>,
 
+        /// The cluster's name
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+
         #[command(flatten)]
-        target: Target,
+        network: ReachOptions,
     },
-}
-
-/// Which cluster.
-#[derive(Debug, Args)]
-pub(crate) struct Target {
-    /// The cluster's name
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
-
-    #[command(flatten)]
-    network: NetworkOptions,
 }
 
 impl Policy {
     pub(crate) async fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
-            Self::List { target } if target.cluster.is_none() => list_here(global, output),
-            Self::List { target } => list(&target, global, output).await,
+            Self::List {
+                cluster: None,
+                network: _,
+            } => list_here(global, output),
+            Self::List {
+                cluster: Some(cluster),
+                network,
+            } => {
+                let mut config = global.config()?;
+                network.apply(&mut config, Some(&cluster));
+                list(&config, output).await
+            }
             Self::Activate {
                 policy,
                 settings,
-                target,
-            } => activate(&policy, &settings, &target, global, output).await,
+                cluster,
+                network,
+            } => {
+                let mut config = global.config()?;
+                network.apply(&mut config, Some(&cluster));
+                activate(&policy, &settings, &config, output).await
+            }
         }
     }
 }
@@ -86,10 +110,8 @@ fn list_here(global: &Global, output: &Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(target: &Target, global: &Global, output: &Output) -> Result<ExitCode> {
-    let mut config = global.config()?;
-    target.network.apply(&mut config, target.cluster.as_deref());
-    let fabric = observe(&config).await?;
+async fn list(config: &Config, output: &Output) -> Result<ExitCode> {
+    let fabric = observe(config).await?;
     let lists = cluster::policies(&fabric).await;
     fabric.close().await;
     if output.json() {
@@ -136,17 +158,9 @@ fn row(entry: &PolicyEntry) -> Vec<String> {
 async fn activate(
     policy: &str,
     settings: &[Setting],
-    target: &Target,
-    global: &Global,
+    config: &Config,
     output: &Output,
 ) -> Result<ExitCode> {
-    let mut config = global.config()?;
-    if target.cluster.is_none() {
-        bail!(
-            "which cluster? Give its name with --cluster; `[policy]` in the configuration says what a node begins with"
-        );
-    }
-    target.network.apply(&mut config, target.cluster.as_deref());
     let path = Path::new(policy);
     let (name, bytes) = if path.extension().is_some_and(|e| e == "wasm") {
         let bytes = std::fs::read(path)
@@ -159,7 +173,9 @@ async fn activate(
         let stored = policies::store(&config.policy).get(policy)?;
         (stored.name, stored.bytes.into_owned())
     };
-    let fabric = observe(&config).await?;
+    // What no node could use is refused before any is asked.
+    Sandbox::new(config.policy.limits.clone())?.compile(&name, &bytes)?;
+    let fabric = observe(config).await?;
     let answers =
         cluster::activate(&fabric, &name, Digest::of(&bytes), Some(&bytes), settings).await;
     fabric.close().await;

@@ -8,21 +8,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions};
 use halo_runtime::{
-    Config, Generator, Node, Plan, Report, Request, Sampling, SyncMode, Token, cluster,
+    Config, GenerationError, Generator, Node, Plan, Report, Request, Sampling, SyncMode, Token,
+    cluster,
 };
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
 use crate::model_path;
 use crate::options::{
-    Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions, read_text,
+    Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions,
+    at_least_one, read_text,
 };
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Continue a text.
+const SAMPLING: &str = "Sampling";
+
+/// Continue a text, on this machine or at the head of a cluster
 ///
 /// Without --cluster the whole model runs on this machine. With it, this machine leads: it does the attention, keeps the KV
 /// cache, and spreads the feed-forward over the workers that it finds. A worker may be lost at any time.
@@ -43,7 +48,7 @@ pub(crate) struct Run {
     cluster: Option<String>,
 
     /// Wait for this many workers before beginning
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "cluster")]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "cluster", value_parser = at_least_one())]
     workers: usize,
 
     /// Give up if they are not there after this many seconds
@@ -64,19 +69,19 @@ pub(crate) struct Run {
     ignore_eos: bool,
 
     /// 0 takes the likeliest token always; 1 samples as the model says
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, help_heading = SAMPLING)]
     temperature: f32,
 
     /// Sample from the K likeliest tokens; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = SAMPLING)]
     top_k: usize,
 
     /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability, help_heading = SAMPLING)]
     top_p: f32,
 
-    /// Seed of the sampling
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Seed of the sampling; the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = SAMPLING)]
     seed: u64,
 
     /// Scheduler to begin with: a policy's name, or `built-in` [default: the cluster's, or scheduler-halo]
@@ -128,6 +133,12 @@ impl Run {
         config.name.get_or_insert_with(|| {
             format!("{:.40}-run-{}", cluster::host_name(), std::process::id())
         });
+        if self.cluster.is_none() && self.network.is_given() {
+            let problem = "options of the network need --cluster NAME; without it the whole model runs on this machine";
+            crate::command()
+                .error(ErrorKind::MissingRequiredArgument, problem)
+                .exit();
+        }
         let request = self.request()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
 
@@ -164,6 +175,7 @@ impl Run {
         });
         let out = *output;
         let generation = tokio::task::spawn_blocking(move || {
+            generator.check(&request)?;
             if !out.json() {
                 // A pipe that closes ends the generation at the first token.
                 let _ = out.piece(&request.prompt);
@@ -215,12 +227,30 @@ impl Run {
         } else {
             prompt
         };
+        if prompt.is_empty() {
+            // Said before a model is loaded or workers are waited for.
+            return Err(GenerationError::EmptyPrompt.into());
+        }
         Ok(Request {
             prompt,
             max_tokens: self.max_tokens,
             sampling,
             ignore_eos: self.ignore_eos,
         })
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(temperature) if (0.0..=100.0).contains(&temperature) => Ok(temperature),
+        _ => Err("a temperature is a number from 0 to 100; 0.8 is a usual one".into()),
+    }
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(probability) if probability > 0.0 && probability <= 1.0 => Ok(probability),
+        _ => Err("a probability is a number above 0, and 1 at most".into()),
     }
 }
 

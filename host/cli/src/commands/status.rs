@@ -7,18 +7,25 @@ use halo_fabric::Fabric;
 use halo_runtime::{Config, cluster, fabric_config};
 use owo_colors::OwoColorize;
 
-use crate::options::{Global, NetworkOptions};
+use crate::options::{Global, ReachOptions};
 use crate::output::{self, Output};
 
-/// Who is in the cluster, and what they can do.
+/// Who is in a cluster, and what they can do
+///
+/// For each node: whether it computes for others (a worker) or only leads, its processor's architecture and threads, how many
+/// neuron groups it computes in a second, how much memory it gives to them, and the beginning of its model's identity. Nodes
+/// with the same identity can work together.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  halo status --cluster home
+  halo status --cluster home --connect 192.168.1.20:7447")]
 pub(crate) struct Status {
     /// The cluster's name [default: halo]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
 
     #[command(flatten)]
-    network: NetworkOptions,
+    network: ReachOptions,
 }
 
 impl Status {
@@ -89,9 +96,9 @@ pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
     if nobody {
         fabric.close().await;
         bail!(
-            "found nobody in cluster `{}` within 5 s. Start a node with `halo node --cluster {0}`; where multicast does not reach, \
-             give an address with --connect HOST:PORT",
-            config.network.cluster
+            "found nobody in cluster `{}` within 5 s. {}",
+            config.network.cluster,
+            cluster::advice(&config.network)
         );
     }
     // Those that answer a multicast a moment later.

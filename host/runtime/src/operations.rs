@@ -1,0 +1,84 @@
+//! What a node answers on the control plane.
+
+use std::sync::Arc;
+
+use halo_fabric::{Call, Fabric, Service};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::assignments::Assignments;
+use crate::cluster;
+use crate::error::NodeError;
+use crate::messages::{self, Profile};
+use crate::policies::Policies;
+
+/// The parts of a node that other nodes ask something of.
+#[derive(Debug, Clone)]
+pub(crate) struct Operations {
+    pub(crate) fabric: Fabric,
+    pub(crate) assignments: Assignments,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) profile: Profile,
+}
+
+impl Operations {
+    /// Answers until the service is dropped.
+    pub(crate) async fn serve(self) -> Result<Service, NodeError> {
+        let fabric = self.fabric.clone();
+        let service = fabric.serve(move |call| {
+            let operations = self.clone();
+            Box::pin(async move { operations.answer(call).await })
+        });
+        Ok(service.await?)
+    }
+
+    async fn answer(self, call: Call) -> Result<Value, String> {
+        match call.operation.as_str() {
+            messages::PROFILE => value(&self.profile),
+            messages::COUNTERS => value(&self.fabric.counters()),
+            messages::ASSIGN => {
+                if !self.profile.serves {
+                    return Err("this node leads but does not compute for others".into());
+                }
+                let wish: messages::Assign = parse(call.body)?;
+                blocking(move || self.assignments.load(&wish)).await
+            }
+            messages::POLICY_LIST => {
+                blocking(move || self.policies.list().map_err(|e| e.to_string())).await
+            }
+            messages::POLICY_FETCH => {
+                let fetch: messages::Fetch = parse(call.body)?;
+                blocking(move || cluster::component(&self.policies, &fetch)).await
+            }
+            messages::POLICY_ACTIVATE => {
+                let wish: messages::Activate = parse(call.body)?;
+                blocking(move || cluster::activate_here(&self.policies, wish)).await
+            }
+            unknown => Err(format!(
+                "this node (HALO {}) knows no operation `{unknown}`",
+                env!("CARGO_PKG_VERSION")
+            )),
+        }
+    }
+}
+
+/// Runs what takes long enough to hold up other answers on a thread of its own.
+async fn blocking<T: Serialize + Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<Value, String> {
+    value(
+        &tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| e.to_string())??,
+    )
+}
+
+fn parse<T: DeserializeOwned>(body: Value) -> Result<T, String> {
+    serde_json::from_value(body)
+        .map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
+}
+
+fn value<T: Serialize>(value: &T) -> Result<Value, String> {
+    serde_json::to_value(value).map_err(|e| e.to_string())
+}
