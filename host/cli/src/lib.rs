@@ -61,6 +61,10 @@ enum Command {
     Eval(commands::eval::Eval),
     Doctor(commands::doctor::Doctor),
     /// Print a shell's completion script
+    #[command(after_help = "Examples:
+  halo completions bash > ~/.local/share/bash-completion/completions/halo
+  halo completions zsh > ~/.zfunc/_halo
+  halo completions fish > ~/.config/fish/completions/halo.fish")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -103,6 +107,17 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Ends the process as clap does when it finds a subcommand's arguments wrong.
+fn usage_error(subcommand: &str, kind: clap::error::ErrorKind, problem: &str) -> ! {
+    let mut command = command();
+    command.build();
+    let command = match command.find_subcommand_mut(subcommand) {
+        Some(found) => found,
+        None => &mut command,
+    };
+    command.error(kind, problem).exit()
 }
 
 fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

@@ -25,9 +25,9 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf> {
     if let Some(place) = places.find(|p| p.is_dir()) {
         return Ok(place);
     }
-    let data = data_folder().map(|d| format!("{}, or ", d.join("models").display()));
+    let data = data_folder().map(|d| format!(", neither in {} nor", d.join("models").display()));
     bail!(
-        "found no model `{}` in {}a folder `models` near this program. Give a package's folder with --model, or make a package with \
+        "found no model `{}`{} in a folder `models` near this program. Give a package's folder with --model, or make a package with \
          `halo model import`",
         name.display(),
         data.unwrap_or_default()

@@ -55,7 +55,7 @@ impl Global {
 /// Which model.
 #[derive(Debug, Args)]
 pub(crate) struct ModelOption {
-    /// Model package: a folder, or the name of one in the data folder [default: tiny]
+    /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
     #[arg(
         long,
         short,
@@ -90,7 +90,7 @@ impl ResourceOptions {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkOptions {
-    /// This node's name [default: the host's]
+    /// This node's name in the cluster [default: after the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
 

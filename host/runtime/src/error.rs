@@ -68,7 +68,8 @@ pub enum NodeError {
     Policy(#[from] PolicyError),
     /// The model does not fit the memory that it may take.
     #[error(
-        "the model's feed-forward groups take {needed} bytes on this node alone and it may take {memory}; add workers, or raise `memory`"
+        "the model's feed-forward groups take {:.1} MB, and this node may take {:.1} MB for them; raise `memory` (--memory), or lead a \
+         cluster with --cluster", *.needed as f64 / 1e6, *.memory as f64 / 1e6
     )]
     TooLarge {
         /// Bytes of all groups.
@@ -78,7 +79,8 @@ pub enum NodeError {
     },
     /// A cluster was asked for, and too few are there.
     #[error(
-        "cluster `{cluster}` has fewer than {wanted} worker(s) with this model, and no more came within {seconds} s. {found}. {advice}"
+        "found {} with this model in cluster `{cluster}` within {seconds} s. {found}. {advice}",
+        too_few(*.wanted)
     )]
     NoWorkers {
         /// Workers that were asked for.
@@ -98,6 +100,13 @@ pub enum NodeError {
     /// A background task ended unexpectedly.
     #[error("a background task failed: {0}")]
     Task(String),
+}
+
+fn too_few(wanted: usize) -> String {
+    match wanted {
+        1 => "no worker".into(),
+        wanted => format!("fewer than {wanted} workers"),
+    }
 }
 
 fn names(nodes: &[NodeId]) -> String {

@@ -181,7 +181,6 @@ impl Policies {
             Kind::Scheduler => self.scheduler.activate(component, settings)?,
             Kind::Predictor => self.predictor.activate(component, settings)?,
         }
-        info!(policy = component.name(), digest = %component.digest().short(), kind = %component.kind(), "in force");
         self.changed.send_modify(|changes| *changes += 1);
         Ok(())
     }

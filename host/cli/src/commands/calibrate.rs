@@ -16,15 +16,16 @@ use crate::progress;
 ///
 /// Runs the text through the model and fits, in closed form, a probe that predicts every group's contribution one round
 /// before it is computed. Schedulers and predictors work with what is learnt; a model that is not calibrated works too, but every
-/// group counts as equally important. The more the text resembles what the model will write, the better.
+/// group counts as equally important. The more the text resembles what the model will write, the better. Blank lines separate
+/// its paragraphs.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo model calibrate tinyllama --text stories.txt --text articles.txt:8")]
 pub(crate) struct Calibrate {
-    /// Model package: a folder, or the name of one in the data folder
+    /// Model package: a folder, or the name of one in ~/.local/share/halo/models
     model: PathBuf,
 
-    /// Text to learn from, and how many paragraphs make a document; may be given several times
+    /// Text to learn from, and how many of its paragraphs make a document [default: 1]; may be given several times
     #[arg(long, value_name = "FILE[:PARAGRAPHS]", required = true)]
     text: Vec<Text>,
 

@@ -35,8 +35,8 @@ const COMPARED: usize = 12;
 /// Watch four nodes write a story over a bad network, with a scheduler swapped in the middle
 ///
 /// Starts a leader and three workers as processes on this machine, joined by zenoh over UDP on the loopback interface. Every
-/// node loses a tenth of the tensor packets that reach it. The scheduler is `scheduler-even` at first and is swapped for
-/// `scheduler-halo` half way, without a pause. A table at the end shows what it took, beside the same nodes synchronised as
+/// node loses a tenth of the tensor packets that reach it. The scheduler is `scheduler-even` at first and, a third of the way, is swapped for
+/// `scheduler-halo`, without a pause. A table at the end shows what it took, beside the same nodes synchronised as
 /// TCP would.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {

@@ -14,6 +14,8 @@ use crate::progress;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Eval {
     /// How surprised the model is by a text: 1 is not at all, lower is better
+    ///
+    /// The whole model runs on this machine. Blank lines separate a text's paragraphs; each document is read by itself.
     Perplexity(Perplexity),
 }
 
@@ -25,7 +27,7 @@ pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelOption,
 
-    /// Text to predict, and how many paragraphs make a document; may be given several times
+    /// Text to predict, and how many of its paragraphs make a document [default: 1]; may be given several times
     #[arg(long, value_name = "FILE[:PARAGRAPHS]", required = true)]
     text: Vec<Text>,
 

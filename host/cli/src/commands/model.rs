@@ -52,7 +52,7 @@ pub(crate) enum Model {
   halo model inspect tinyllama
   halo model inspect --verify models/tiny")]
     Inspect {
-        /// Model package: a folder, or the name of one in the data folder [default: tiny]
+        /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
         model: Option<PathBuf>,
 
         /// Read every file and check it against its hash

@@ -69,7 +69,7 @@ pub(crate) struct Run {
     ignore_eos: bool,
 
     /// 0 takes the likeliest token always; 1 samples as the model says
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, help_heading = SAMPLING)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, value_parser = temperature, help_heading = SAMPLING)]
     temperature: f32,
 
     /// Sample from the K likeliest tokens; 0 means all
@@ -135,9 +135,7 @@ impl Run {
         });
         if self.cluster.is_none() && self.network.is_given() {
             let problem = "options of the network need --cluster NAME; without it the whole model runs on this machine";
-            crate::command()
-                .error(ErrorKind::MissingRequiredArgument, problem)
-                .exit();
+            crate::usage_error("run", ErrorKind::MissingRequiredArgument, problem);
         }
         let request = self.request()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
@@ -173,9 +171,9 @@ impl Run {
                 on_signal.store(true, Ordering::Relaxed);
             }
         });
+        generator.check(&request)?;
         let out = *output;
         let generation = tokio::task::spawn_blocking(move || {
-            generator.check(&request)?;
             if !out.json() {
                 // A pipe that closes ends the generation at the first token.
                 let _ = out.piece(&request.prompt);
