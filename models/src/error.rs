@@ -49,6 +49,12 @@ pub enum PackageError {
         /// Which dimension.
         source: ShapeError,
     },
+    /// A file that the manifest lists is not there.
+    #[error("{} is missing; copy or import the package again", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not as long as the manifest says.
     #[error("{} has {found} bytes, but the manifest says {expected}; copy or import the package again", path.display())]
     Length {
@@ -119,14 +125,14 @@ impl PackageError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// There is something where the package should go.
-    #[error("{} exists; choose another place, or allow overwriting", path.display())]
+    /// There is a package where this one should go.
+    #[error("{} is a package already; choose another place, or replace it with --overwrite", path.display())]
     Exists {
         /// The destination.
         path: PathBuf,
     },
-    /// Overwriting was allowed, but the destination is not a package.
-    #[error("{} exists and is not a model package; it is not overwritten", path.display())]
+    /// The destination is there and is not a package, so it is not replaced even if that was allowed.
+    #[error("{} exists and is not a model package, so it is not replaced; choose another place", path.display())]
     NotAPackage {
         /// The destination.
         path: PathBuf,
@@ -157,7 +163,7 @@ pub enum ImportError {
         reason: String,
     },
     /// The model is of a kind that HALO does not run.
-    #[error("{}: {what}; supported are LLaMA-family models: model_type llama, or mistral without a sliding window", path.display())]
+    #[error("{}: HALO does not run models with {what}; it runs the LLaMA family: model_type llama, or mistral without a sliding window", path.display())]
     Unsupported {
         /// The configuration.
         path: PathBuf,

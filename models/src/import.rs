@@ -113,13 +113,13 @@ impl Place {
         };
         let name = destination.file_name().ok_or_else(no_name)?;
         let replaces = destination.symlink_metadata().is_ok();
-        if replaces && !overwrite {
-            let path = destination.into();
-            return Err(ImportError::Exists { path });
-        }
         if replaces && !destination.join(MANIFEST).is_file() {
             let path = destination.into();
             return Err(ImportError::NotAPackage { path });
+        }
+        if replaces && !overwrite {
+            let path = destination.into();
+            return Err(ImportError::Exists { path });
         }
         let parent = match destination.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.into(),

@@ -105,7 +105,13 @@ impl Package {
             .map_err(|reason| PackageError::Manifest { path, reason })?;
         for (name, record) in &manifest.files {
             let path = dir.join(name);
-            let found = fs::metadata(&path).map_err(PackageError::io(&path))?.len();
+            let found = match fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(PackageError::Missing { path });
+                }
+                Err(error) => return Err(PackageError::io(&path)(error)),
+            };
             if found != record.bytes {
                 let expected = record.bytes;
                 return Err(PackageError::Length {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rope::RopeScaling;
+
 /// The dimensions and constants of a LLaMA-family model.
 ///
 /// A shape that came from [`Package::open`](crate::Package::open) has been validated: nothing is zero, `heads` is a
@@ -27,6 +29,9 @@ pub struct Shape {
     pub context: usize,
     /// Base of the rotary position embedding.
     pub rope_theta: f64,
+    /// How the frequencies of the rotary position embedding are changed, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square in RMS normalisation.
     pub norm_epsilon: f32,
     /// The output head is the embedding.
@@ -51,6 +56,7 @@ pub struct ShapeError {
 
 impl Shape {
     const MAX_EOS: usize = 64;
+    pub(crate) const MAX_CONTEXT: usize = 1 << 24;
 
     /// Checks that the shape is one a model can have.
     ///
@@ -66,7 +72,7 @@ impl Shape {
             ("head_width", self.head_width, 1 << 12),
             ("feed_forward", self.feed_forward, 1 << 20),
             ("vocabulary", self.vocabulary, 1 << 20),
-            ("context", self.context, 1 << 24),
+            ("context", self.context, Self::MAX_CONTEXT),
         ];
         for (field, value, limit) in bounded {
             check(field, value, (1..=limit).contains(&value), || {
@@ -91,6 +97,9 @@ impl Shape {
             self.rope_theta.is_finite() && self.rope_theta > 1.0,
             || "a finite number above 1".into(),
         )?;
+        if let Some(scaling) = &self.rope_scaling {
+            scaling.validate()?;
+        }
         check(
             "norm_epsilon",
             self.norm_epsilon,
@@ -121,7 +130,7 @@ impl Shape {
     }
 }
 
-fn check(
+pub(crate) fn check(
     field: &'static str,
     found: impl ToString,
     holds: bool,
@@ -152,6 +161,7 @@ mod tests {
             vocabulary: 2048,
             context: 512,
             rope_theta: 10000.0,
+            rope_scaling: None,
             norm_epsilon: 1e-5,
             tied_head: true,
             bos: Some(0),
@@ -172,6 +182,35 @@ mod tests {
     }
 
     #[test]
+    fn rope_scaling_is_written_only_where_there_is_one() {
+        let plain = serde_json::to_value(tiny()).unwrap();
+        assert!(plain.get("rope_scaling").is_none());
+        let scaled = Shape {
+            rope_scaling: Some(RopeScaling::Llama3 {
+                factor: 32.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_context: 8192,
+            }),
+            ..tiny()
+        };
+        assert_eq!(scaled.validate(), Ok(()));
+        let written = serde_json::to_value(&scaled).unwrap();
+        assert_eq!(
+            written["rope_scaling"],
+            serde_json::json!({
+                "type": "llama3",
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_context": 8192,
+            })
+        );
+        assert_eq!(serde_json::from_value::<Shape>(written).unwrap(), scaled);
+        assert_eq!(serde_json::from_value::<Shape>(plain).unwrap(), tiny());
+    }
+
+    #[test]
     fn names_the_field_it_refuses() {
         assert_eq!(refused(|s| s.layers = 0), "layers");
         assert_eq!(refused(|s| s.layers = 1025), "layers");
@@ -184,6 +223,33 @@ mod tests {
         assert_eq!(refused(|s| s.vocabulary = 0), "vocabulary");
         assert_eq!(refused(|s| s.context = 0), "context");
         assert_eq!(refused(|s| s.rope_theta = f64::NAN), "rope_theta");
+        let linear = |factor| Some(RopeScaling::Linear { factor });
+        for factor in [0.0, -2.0, 0.5, f64::NAN, f64::INFINITY] {
+            let field = refused(|s| s.rope_scaling = linear(factor));
+            assert_eq!(field, "rope_scaling.factor", "{factor}");
+        }
+        let llama3 = |low_freq_factor, high_freq_factor, original_context| {
+            refused(|s| {
+                s.rope_scaling = Some(RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                });
+            })
+        };
+        for low in [0.0, -1.0, 5e-324, f64::NAN, f64::INFINITY] {
+            let field = llama3(low, 4.0, 8192);
+            assert_eq!(field, "rope_scaling.low_freq_factor", "{low}");
+        }
+        for high in [0.0, 0.5, 1.0, f64::NAN, f64::INFINITY] {
+            let field = llama3(1.0, high, 8192);
+            assert_eq!(field, "rope_scaling.high_freq_factor", "{high}");
+        }
+        for context in [0, Shape::MAX_CONTEXT + 1] {
+            let field = llama3(1.0, 4.0, context);
+            assert_eq!(field, "rope_scaling.original_context");
+        }
         assert_eq!(refused(|s| s.norm_epsilon = f32::NAN), "norm_epsilon");
         assert_eq!(refused(|s| s.norm_epsilon = 0.0), "norm_epsilon");
         assert_eq!(refused(|s| s.bos = Some(2048)), "bos");

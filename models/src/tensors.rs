@@ -22,7 +22,7 @@ pub enum TensorError {
         source: io::Error,
     },
     /// The header is not one, or does not fit the file.
-    #[error("{} is not a whole safetensors file: {source}", path.display())]
+    #[error("{} is not a whole safetensors file: {source}; copy or download it again", path.display())]
     Header {
         /// The file.
         path: PathBuf,

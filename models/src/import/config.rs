@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::ImportError;
+use crate::rope::RopeScaling;
 use crate::shape::Shape;
 
 /// The keys that matter here. Those that a LLaMA model may leave out have the value they then mean.
@@ -43,6 +44,10 @@ struct Rope {
     rope_type: Option<String>,
     r#type: Option<String>,
     rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +103,7 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
         .rope_parameters
         .as_ref()
         .and_then(|rope| rope.rope_theta);
+    let rope_scaling = config.rope_scaling().map_err(invalid)?;
     let shape = Shape {
         layers: config.num_hidden_layers,
         width: config.hidden_size,
@@ -108,6 +114,7 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
         vocabulary: config.vocab_size,
         context: config.max_position_embeddings,
         rope_theta: rope_theta.or(config.rope_theta).unwrap_or(10_000.0),
+        rope_scaling,
         norm_epsilon: config.rms_norm_eps,
         tied_head: config.tie_word_embeddings,
         bos: config.bos_token_id,
@@ -125,6 +132,32 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
 }
 
 impl Config {
+    /// The older place and the newer one where scaling may be described, by their keys.
+    fn ropes(&self) -> impl Iterator<Item = (&'static str, &Rope)> {
+        [
+            ("rope_scaling", &self.rope_scaling),
+            ("rope_parameters", &self.rope_parameters),
+        ]
+        .into_iter()
+        .filter_map(|(key, rope)| Some((key, rope.as_ref()?)))
+    }
+
+    /// How rotary positions are scaled, if they are; its numbers are not validated. The error says what is missing.
+    fn rope_scaling(&self) -> Result<Option<RopeScaling>, String> {
+        let mut scalings = Vec::new();
+        for (key, rope) in self.ropes() {
+            if let Some(scaling) = rope.scaling(key)? {
+                scalings.push(scaling);
+            }
+        }
+        match scalings[..] {
+            [one, other] if one != other => {
+                Err("rope_scaling and rope_parameters contradict each other".into())
+            }
+            _ => Ok(scalings.first().copied()),
+        }
+    }
+
     /// Checks that nothing is asked for that HALO would leave out. The error says what.
     fn check_supported(&self) -> Result<(), String> {
         let refuse = |condition: bool, what: &str| {
@@ -137,14 +170,9 @@ impl Config {
         if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
             return Err(format!("hidden_act `{}`", act.escape_debug()));
         }
-        for (key, rope) in [
-            ("rope_scaling", &self.rope_scaling),
-            ("rope_parameters", &self.rope_parameters),
-        ] {
-            let kind = rope
-                .as_ref()
-                .and_then(|rope| rope.rope_type.as_ref().or(rope.r#type.as_ref()));
-            if let Some(kind) = kind.filter(|kind| *kind != "default") {
+        for (key, rope) in self.ropes() {
+            let known = ["default", "linear", "llama3"];
+            if let Some(kind) = rope.kind().filter(|kind| !known.contains(kind)) {
                 return Err(format!("{key} of type `{}`", kind.escape_debug()));
             }
         }
@@ -162,6 +190,33 @@ impl Config {
             self.quantization_config.is_some(),
             "weights that are already quantised (quantization_config)",
         )
+    }
+}
+
+impl Rope {
+    fn kind(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.r#type.as_deref())
+    }
+
+    fn scaling(&self, key: &str) -> Result<Option<RopeScaling>, String> {
+        fn need<T>(value: Option<T>, key: &str, name: &str) -> Result<T, String> {
+            value.ok_or_else(|| format!("`{name}` is missing in {key}"))
+        }
+        let factor = || need(self.factor, key, "factor");
+        Ok(match self.kind() {
+            Some("linear") => Some(RopeScaling::Linear { factor: factor()? }),
+            Some("llama3") => Some(RopeScaling::Llama3 {
+                factor: factor()?,
+                low_freq_factor: need(self.low_freq_factor, key, "low_freq_factor")?,
+                high_freq_factor: need(self.high_freq_factor, key, "high_freq_factor")?,
+                original_context: need(
+                    self.original_max_position_embeddings,
+                    key,
+                    "original_max_position_embeddings",
+                )?,
+            }),
+            _ => None,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::model::*;
 use halo_models::{
-    Calibration, ImportError, ImportOptions, Manifest, Matrix, Package, Progress, Values,
+    Calibration, ImportError, ImportOptions, Manifest, Matrix, Package, Progress, RopeScaling, Values,
     WeightFormat, import,
 };
 use safetensors::Dtype;
@@ -301,6 +301,44 @@ fn newer_and_older_spellings_of_the_configuration() {
         plain
     );
     assert_eq!(shape(mistral.config("sliding_window", json!(64))), plain);
+}
+
+#[test]
+fn scaled_rotary_positions_in_either_spelling() {
+    let scaling = |key: &str, value: Value| {
+        let (dir, package) = Model::new().config(key, value).import(&f32_options());
+        let scaling = package.unwrap().shape().rope_scaling;
+        let again = Package::open(&dir.path().join("package")).unwrap();
+        assert_eq!(again.shape().rope_scaling, scaling);
+        scaling
+    };
+    let linear = Some(RopeScaling::Linear { factor: 2.0 });
+    let llama3 = Some(RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 8192,
+    });
+    for key in ["rope_scaling", "rope_parameters"] {
+        for kind in ["type", "rope_type"] {
+            let value = json!({kind: "linear", "factor": 2.0});
+            assert_eq!(scaling(key, value), linear, "{key} {kind}");
+            let value = json!({
+                kind: "llama3",
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            });
+            assert_eq!(scaling(key, value), llama3, "{key} {kind}");
+            let value = json!({kind: "default", "factor": 2.0});
+            assert_eq!(scaling(key, value), None, "{key} {kind}");
+        }
+    }
+    // The same model computes something else, so it is another one.
+    let identity = |model: Model| model.import(&f32_options()).1.unwrap().identity().to_owned();
+    let scaled = Model::new().config("rope_scaling", json!({"type": "linear", "factor": 2.0}));
+    assert_ne!(identity(scaled), identity(Model::new()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use crate::model::*;
 use halo_models::{ImportOptions, WeightFormat};
 use safetensors::Dtype;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const GATE: &str = "model.layers.1.mlp.gate_proj.weight";
@@ -26,6 +26,16 @@ fn a_name_must_fit_into_paths_and_keys() {
     }
 }
 
+fn llama3(low: f64, high: f64, original: Value) -> Value {
+    json!({
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": original,
+    })
+}
+
 #[test]
 fn configurations_that_are_refused() {
     let cases = [
@@ -41,18 +51,53 @@ fn configurations_that_are_refused() {
         ),
         (
             "rope_scaling",
-            json!({"rope_type": "llama3", "factor": 32.0}),
-            "rope_scaling of type `llama3`",
-        ),
-        (
-            "rope_scaling",
-            json!({"type": "linear", "factor": 2.0}),
-            "rope_scaling of type `linear`",
+            json!({"type": "dynamic", "factor": 2.0}),
+            "rope_scaling of type `dynamic`",
         ),
         (
             "rope_parameters",
             json!({"rope_type": "yarn"}),
             "rope_parameters of type `yarn`",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear"}),
+            "`factor` is missing in rope_scaling",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 0.0}),
+            "rope_scaling.factor is 0, but must be a finite number, at least 1",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": "two"}),
+            "invalid type: string",
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+            "`original_max_position_embeddings` is missing in rope_parameters",
+        ),
+        (
+            "rope_scaling",
+            llama3(-1.0, 4.0, json!(8192)),
+            "rope_scaling.low_freq_factor is -1, but must be a finite number above 0",
+        ),
+        (
+            "rope_scaling",
+            llama3(4.0, 4.0, json!(8192)),
+            "rope_scaling.high_freq_factor is 4, but must be a finite number above low_freq_factor, which is 4",
+        ),
+        (
+            "rope_scaling",
+            llama3(1.0, 4.0, json!(u64::MAX)),
+            "rope_scaling.original_context is 18446744073709551615, but must be between 1 and 16777216",
+        ),
+        (
+            "rope_scaling",
+            llama3(1.0, 4.0, json!(-1)),
+            "invalid value: integer `-1`",
         ),
         (
             "num_attention_heads",
@@ -120,12 +165,19 @@ fn configurations_that_are_refused() {
         message.starts_with("config.json: missing field `hidden_size`"),
         "{message}"
     );
+    let contradiction = Model::new()
+        .config("rope_scaling", json!({"type": "linear", "factor": 2.0}))
+        .config("rope_parameters", json!({"rope_type": "linear", "factor": 4.0}));
+    assert_eq!(
+        contradiction.refusal(&f32_options()),
+        "config.json: rope_scaling and rope_parameters contradict each other"
+    );
     let window = Model::new()
         .config("model_type", json!("mistral"))
         .config("sliding_window", json!(63));
     assert_eq!(
         window.refusal(&f32_options()),
-        "config.json: a sliding window shorter than max_position_embeddings; supported are LLaMA-family models: \
+        "config.json: HALO does not run models with a sliding window shorter than max_position_embeddings; it runs the LLaMA family: \
          model_type llama, or mistral without a sliding window"
     );
 }
