@@ -17,7 +17,7 @@ const BATCH_BYTES: usize = 1_400;
 
 /// How long a client tries to reach its router, in milliseconds. At 20 % loss each way, a handshake over UDP fails
 /// six times in ten; this leaves room for several.
-const CLIENT_CONNECT_MS: u64 = 15_000;
+pub(crate) const CLIENT_CONNECT_MS: u64 = 15_000;
 
 /// How a node takes part in zenoh's network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ pub(crate) struct Prepared {
     pub(crate) zenoh: zenoh::Config,
     /// Where it will listen.
     pub(crate) listen: Vec<String>,
-    /// Where it will connect.
+    /// Where it will connect, as it was given.
     pub(crate) connect: Vec<String>,
 }
 
@@ -166,7 +166,7 @@ impl Prepared {
         Ok(Self {
             zenoh,
             listen,
-            connect: connect_groups.into_iter().flatten().collect(),
+            connect: config.connect.clone(),
         })
     }
 }

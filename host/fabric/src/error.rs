@@ -25,7 +25,9 @@ pub enum FabricError {
     },
 
     /// A fault model in the configuration is not possible.
-    #[error("the configured fault `{field}` is {value}: {expected}")]
+    #[error(
+        "the loss to inject has `{field}` {value}: {expected}; see [testing] in the configuration"
+    )]
     BadFaults {
         /// Which value.
         field: &'static str,
@@ -67,17 +69,20 @@ pub enum FabricError {
 
     /// A client could not reach its router.
     #[error(
-        "cannot connect to any of {endpoints:?}: {reason}; is a router running there, and may its port be reached?"
+        "cannot connect to {}: {reason}; is a zenoh router running there, and may its port be reached over TCP and UDP?",
+        .endpoints.join(" or ")
     )]
     CannotConnect {
-        /// The zenoh endpoints tried.
+        /// The endpoints tried, as they were given.
         endpoints: Vec<String>,
         /// What zenoh says.
         reason: String,
     },
 
     /// A client was given nothing to connect to and may not look for it either.
-    #[error("a client needs somewhere to connect to: give an endpoint, or allow scouting")]
+    #[error(
+        "a client needs a router to connect to: give its address with --connect, or allow scouting"
+    )]
     NowhereToConnect,
 
     /// zenoh refused something that the checks above do not foresee.
@@ -95,9 +100,24 @@ impl FabricError {
     pub(crate) fn zenoh(action: impl Into<String>, reason: &zenoh::Error) -> Self {
         Self::Zenoh {
             action: action.into(),
-            reason: reason.to_string(),
+            reason: words(reason),
         }
     }
+}
+
+/// What zenoh says, without the places in its sources that it names.
+pub(crate) fn words(reason: &zenoh::Error) -> String {
+    let reason = reason.to_string();
+    let mut said = String::new();
+    for (i, part) in reason.split(" at ").enumerate() {
+        let place = part.split_once(".rs:");
+        match place.filter(|(file, _)| i > 0 && !file.contains(' ')) {
+            Some((_, rest)) => said += rest.trim_start_matches(|c: char| c.is_ascii_digit()),
+            None if i > 0 => said += &format!(" at {part}"),
+            None => said += part,
+        }
+    }
+    said.trim_end_matches('.').to_owned()
 }
 
 /// A request on the control plane that brought no answer.
@@ -222,4 +242,17 @@ pub enum WireError {
         /// Its size.
         actual: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_zenohs_sources_are_left_out() {
+        let error = zenoh::Error::from(
+            "Timeout! at /a/b-1.10/src/c.rs:388. - Caused by no route at all at /d.rs:7.",
+        );
+        assert_eq!(words(&error), "Timeout!. - Caused by no route at all");
+    }
 }

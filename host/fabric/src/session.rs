@@ -1,12 +1,13 @@
 //! Opening a zenoh session, and what can stand in the way.
 
 use crate::FabricError;
-use crate::config::Prepared;
+use crate::config::{CLIENT_CONNECT_MS, Prepared};
+use crate::error::words;
 
 /// Opens a session.
 pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricError> {
     zenoh::open(prepared.zenoh.clone()).await.map_err(|reason| {
-        let reason = reason.to_string();
+        let reason = words(&reason);
         // zenoh has no error types. That a port is free has been checked, but it may have been taken since.
         if reason.contains("in use") {
             FabricError::PortInUse {
@@ -15,7 +16,7 @@ pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricEr
         } else if reason.contains("Unable to connect") || reason.contains("timeout") {
             FabricError::CannotConnect {
                 endpoints: prepared.connect.clone(),
-                reason,
+                reason: format!("no answer within {} s", CLIENT_CONNECT_MS / 1000),
             }
         } else {
             FabricError::Zenoh {
