@@ -26,7 +26,7 @@ pub enum PolicyError {
     },
     /// The bytes are not WebAssembly at all.
     #[error(
-        "policy {name:?} is not WebAssembly: it begins with {start:02x?} instead of [00, 61, 73, 6d]"
+        "policy {name:?} is not WebAssembly: it begins with {start:02x?} instead of [00, 61, 73, 6d]; `cargo xtask policies` makes components"
     )]
     NotWasm {
         /// The policy's name.
