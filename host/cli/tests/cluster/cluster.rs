@@ -1,0 +1,336 @@
+//! A cluster on this machine: workers to lead, and its policies.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use halo_runtime::PolicyEntry;
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::leader::Leader;
+use crate::model::{Model, PROMPT};
+use crate::ports::free_port;
+use crate::process::{Process, halo, run};
+
+/// Clusters that run at the same time; each is four processes or more.
+const CLUSTERS: usize = 2;
+
+/// The leader's name.
+pub(crate) const LEADER: &str = "leader";
+
+/// What the nodes of a cluster have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) model: Model,
+    /// Share of tensor packets that each node loses.
+    pub(crate) loss: f64,
+    /// Share of all neuron groups that each node has memory for.
+    pub(crate) memory: f64,
+    /// How long anybody is waited for, in milliseconds.
+    pub(crate) bound_ms: u64,
+    /// More of the configuration file.
+    pub(crate) config: &'static str,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            model: Model::Exact,
+            loss: 0.0,
+            memory: 1.0,
+            // On a busy machine a node may be slow to answer; where nobody dies, nobody is to be suspected of it.
+            bound_ms: 60_000,
+            config: "",
+        }
+    }
+}
+
+/// Workers, and what it takes to lead them.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    setup: Setup,
+    name: String,
+    folder: TempDir,
+    /// Where the leader listens.
+    leader: String,
+    pub(crate) workers: Vec<Worker>,
+    started: usize,
+    _place: Place,
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) process: Process,
+}
+
+impl Cluster {
+    /// Starts so many workers.
+    pub(crate) fn start(setup: Setup, workers: usize) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let place = Place::take();
+        let mut cluster = Self {
+            setup,
+            name: format!("test-{}-{number}", std::process::id()),
+            folder: tempfile::tempdir().expect("a folder"),
+            leader: format!("127.0.0.1:{}", free_port()),
+            workers: Vec::new(),
+            started: 0,
+            _place: place,
+        };
+        for _ in 0..workers {
+            let worker = cluster.start_worker();
+            cluster.workers.push(worker);
+        }
+        cluster.workers.iter_mut().for_each(Worker::wait_ready);
+        cluster
+    }
+
+    /// Starts one more worker, which finds the leader.
+    pub(crate) fn join(&mut self) -> &mut Worker {
+        let mut worker = self.start_worker();
+        worker.wait_ready();
+        self.workers.push(worker);
+        self.workers.last_mut().expect("the one just added")
+    }
+
+    fn start_worker(&mut self) -> Worker {
+        self.started += 1;
+        let name = format!("worker-{}", self.started);
+        let port = free_port();
+        let mut command = halo(["node", "--json", "--cluster", &self.name, "--name", &name]);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        self.node(&mut command, &name, self.started as u64);
+        // Later ones have to be found: they connect to whom they know, and the others do not know them.
+        for address in std::iter::once(&self.leader).chain(&self.addresses()).take(
+            if self.workers.is_empty() {
+                0
+            } else {
+                usize::MAX
+            },
+        ) {
+            command.args(["--connect", address]);
+        }
+        Worker {
+            process: Process::start(&name, command),
+            name,
+            port,
+        }
+    }
+
+    /// Options of every node.
+    fn node(&self, command: &mut Command, name: &str, seed: u64) {
+        command.args(["--no-scouting", "--threads", "1"]);
+        command.args(["--memory", &self.memory().to_string()]);
+        command.args(["--loss", &self.setup.loss.to_string()]);
+        command.args(["--loss-seed", &seed.to_string()]);
+        command.arg("--model").arg(self.setup.model.folder());
+        command.arg("--config").arg(self.config(name));
+    }
+
+    /// Writes a node's configuration file.
+    fn config(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.toml"));
+        let text = format!(
+            "[sync]\nbound-ms = {}\n\
+             [policy]\nfolder = '{}'\n\
+             [policy.limits]\nplace-ms = 5000\nadmit-ms = 500\nscore-ms = 500\n{}\n",
+            self.setup.bound_ms,
+            self.folder
+                .path()
+                .join(format!("{name}-policies"))
+                .display(),
+            self.setup.config
+        );
+        std::fs::write(&path, text).expect("a configuration file");
+        path
+    }
+
+    fn memory(&self) -> u64 {
+        let all = self.setup.model.package().all_groups_bytes();
+        (all as f64 * self.setup.memory) as u64
+    }
+
+    /// Where the workers listen.
+    fn addresses(&self) -> Vec<String> {
+        self.workers
+            .iter()
+            .map(|w| format!("127.0.0.1:{}", w.port))
+            .collect()
+    }
+
+    /// Has a leader generate so many tokens with all the workers.
+    pub(crate) fn lead(&self, tokens: usize, options: &[&str]) -> Leader {
+        let mut command = self.leading(tokens, options);
+        command.args(["--listen", &self.leader]);
+        for address in self.addresses() {
+            command.args(["--connect", &address]);
+        }
+        Leader::follow(Process::start(LEADER, command))
+    }
+
+    /// As [`lead`](Self::lead), by these zenoh endpoints and without a UDP port of its own that workers could connect to.
+    pub(crate) fn lead_over(
+        &self,
+        endpoints: &[String],
+        tokens: usize,
+        options: &[&str],
+    ) -> Leader {
+        let mut command = self.leading(tokens, options);
+        command.args(["--listen", &format!("tcp/{}?rel=1", self.leader)]);
+        for endpoint in endpoints {
+            command.args(["--connect", endpoint]);
+        }
+        Leader::follow(Process::start(LEADER, command))
+    }
+
+    fn leading(&self, tokens: usize, options: &[&str]) -> Command {
+        let mut command = halo(["run", "--json", "--cluster", &self.name, "--name", LEADER]);
+        command.args(["--workers", &self.workers.len().to_string()]);
+        command.args([
+            "--patience",
+            "60",
+            "--ignore-eos",
+            "--max-tokens",
+            &tokens.to_string(),
+        ]);
+        self.node(&mut command, LEADER, 0);
+        command.args(options).arg(PROMPT);
+        command
+    }
+
+    /// `halo policy …` for this cluster.
+    pub(crate) fn policy(&self, arguments: &[&str]) -> Answers {
+        let mut all = vec!["policy"];
+        all.extend(arguments);
+        let config = self.config("observer");
+        all.extend(["--json", "--no-scouting", "--cluster", &self.name]);
+        all.extend([
+            "--config",
+            config.to_str().expect("a path of plain characters"),
+        ]);
+        let addresses = self.addresses();
+        for address in std::iter::once(&self.leader).chain(&addresses) {
+            all.extend(["--connect", address]);
+        }
+        let output = run(all);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let answers = serde_json::from_str(&text).unwrap_or_else(|e| {
+            panic!(
+                "halo policy {arguments:?} says {text:?}: {e}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        Answers {
+            code: output.status.code(),
+            nodes: answers,
+        }
+    }
+
+    /// Puts a policy in force, which must succeed on every node.
+    pub(crate) fn activate(&self, policy: &str, settings: &[&str]) {
+        let mut arguments = vec!["activate", policy];
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
+        let answers = self.policy(&arguments);
+        let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
+        assert_eq!(told, self.nodes(), "every node reports");
+        for answer in &answers.nodes {
+            assert_eq!(answer.rest.get("error"), None, "{answers:?}");
+            assert!(policy.contains(answer.rest["active"].as_str().expect("a name")));
+        }
+        assert_eq!(answers.code, Some(0));
+    }
+
+    /// The policies that each node has in force: scheduler and predictor.
+    pub(crate) fn in_force(&self) -> BTreeMap<String, [String; 2]> {
+        let answers = self.policy(&["list"]);
+        assert_eq!(answers.code, Some(0));
+        let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
+        assert_eq!(told, self.nodes(), "every node reports");
+        let both = answers.nodes.into_iter().map(|mut answer| {
+            let policies = answer.rest.remove("policies").expect("its policies");
+            let policies: Vec<PolicyEntry> =
+                serde_json::from_value(policies).expect("a list of policies");
+            let of = |kind: &str| {
+                let active: Vec<_> = policies
+                    .iter()
+                    .filter(|p| p.active && p.kind.to_string() == kind)
+                    .collect();
+                assert_eq!(active.len(), 1, "one {kind} is in force: {policies:?}");
+                active[0].name.clone()
+            };
+            (answer.node, [of("scheduler"), of("predictor")])
+        });
+        both.collect()
+    }
+
+    /// The names of the nodes while one leads, in their order.
+    fn nodes(&self) -> Vec<&str> {
+        std::iter::once(LEADER)
+            .chain(self.workers.iter().map(|w| w.name.as_str()))
+            .collect()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Worker {
+    fn wait_ready(&mut self) {
+        let ready: Option<Value> = self.process.next();
+        assert_eq!(
+            ready.as_ref().map(|r| &r["event"]),
+            Some(&Value::from("ready")),
+            "{} did not start: {ready:?}",
+            self.name
+        );
+    }
+}
+
+/// What the nodes answered to a command.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) code: Option<i32>,
+    pub(crate) nodes: Vec<NodeAnswer>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct NodeAnswer {
+    pub(crate) node: String,
+    #[serde(flatten)]
+    pub(crate) rest: serde_json::Map<String, Value>,
+}
+
+/// One of the few places for a cluster.
+#[derive(Debug)]
+struct Place;
+
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static FREED: Condvar = Condvar::new();
+
+impl Place {
+    fn take() -> Self {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = FREED
+            .wait_while(taken, |taken| *taken == CLUSTERS)
+            .unwrap_or_else(PoisonError::into_inner);
+        *taken += 1;
+        Self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        FREED.notify_one();
+    }
+}

@@ -1,0 +1,139 @@
+//! Policies that misbehave at the head of a generation: it must not notice.
+
+use std::path::Path;
+
+use crate::cluster::{Cluster, LEADER, Setup};
+use crate::model::right_tokens;
+
+const TOKENS: usize = 192;
+
+fn component(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../plugins/components/testing")
+        .join(format!("{name}.wasm"));
+    path.to_str()
+        .expect("a path of plain characters")
+        .to_owned()
+}
+
+/// Puts a faulty policy in force on every node in the middle of a generation, and follows it to the end.
+fn unharmed_by(policy: &str, fault: &str) {
+    let setup = Setup {
+        // So that workers have work whoever places it.
+        memory: 0.3,
+        ..Setup::default()
+    };
+    let cluster = Cluster::start(setup, 3);
+    // scheduler-even and the built-in rule wait for everybody, so in relaxed mode too the tokens must be right.
+    let options = [
+        "--sync",
+        "relaxed",
+        "--scheduler",
+        "scheduler-even",
+        "--wire",
+        "f32",
+    ];
+    let mut leader = cluster.lead(TOKENS, &options);
+    leader.read_to(10);
+    let before = leader.meanwhile(40, || cluster.in_force());
+
+    // Two good calls take it through its trial, a few more into the generation.
+    let settings = [format!("fault={fault}"), "after=6".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let file = component(policy);
+    leader.meanwhile(80, || cluster.activate(&file, &settings));
+    leader.log().wait_for(&["in force", policy]);
+    leader.read_to(120);
+    let after = leader.meanwhile(160, || cluster.in_force());
+    assert_eq!(after[LEADER], before[LEADER], "rolled back");
+
+    let generation = leader.finish();
+    let counts = &generation.report.counts;
+    assert!(counts.policy_faults > 0, "{counts:?}");
+    assert!(generation.logged("such faults"), "{:?}", generation.log);
+    assert_eq!(counts.concealed_partials, 0, "{counts:?}");
+    assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+}
+
+#[test]
+fn a_scheduler_that_traps() {
+    unharmed_by("scheduler-faulty", "trap");
+}
+
+#[test]
+fn a_scheduler_that_loops() {
+    unharmed_by("scheduler-faulty", "loop");
+}
+
+#[test]
+fn a_scheduler_that_hoards_memory() {
+    unharmed_by("scheduler-faulty", "memory");
+}
+
+#[test]
+fn a_scheduler_with_results_of_the_wrong_length() {
+    unharmed_by("scheduler-faulty", "length");
+}
+
+#[test]
+fn a_scheduler_with_results_out_of_range() {
+    unharmed_by("scheduler-faulty", "range");
+}
+
+#[test]
+fn a_predictor_that_traps() {
+    unharmed_by("predictor-faulty", "trap");
+}
+
+#[test]
+fn a_predictor_that_loops() {
+    unharmed_by("predictor-faulty", "loop");
+}
+
+#[test]
+fn a_predictor_that_hoards_memory() {
+    unharmed_by("predictor-faulty", "memory");
+}
+
+#[test]
+fn a_predictor_with_results_of_the_wrong_length() {
+    unharmed_by("predictor-faulty", "length");
+}
+
+#[test]
+fn a_predictor_that_gives_no_numbers() {
+    unharmed_by("predictor-faulty", "nan");
+}
+
+#[test]
+fn a_file_that_is_no_component_is_refused() {
+    let cluster = Cluster::start(Setup::default(), 2);
+    let options = [
+        "--sync",
+        "strict",
+        "--scheduler",
+        "scheduler-even",
+        "--wire",
+        "f32",
+    ];
+    let mut leader = cluster.lead(TOKENS, &options);
+    leader.read_to(10);
+    let before = leader.meanwhile(40, || cluster.in_force());
+
+    let file = cluster.folder().join("garbage.wasm");
+    std::fs::write(&file, "this is no component").expect("a file");
+    let path = file.to_str().expect("a path of plain characters");
+    let answers = leader.meanwhile(80, || cluster.policy(&["activate", path]));
+    assert_eq!(answers.code, Some(1));
+    let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
+    assert_eq!(told, ["leader", "worker-1", "worker-2"]);
+    for answer in &answers.nodes {
+        let words = answer.rest["error"].as_str().expect("an error in words");
+        assert!(words.contains("garbage"), "{words}");
+    }
+
+    assert_eq!(leader.meanwhile(120, || cluster.in_force()), before);
+    let generation = leader.finish();
+    assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+    assert_eq!(generation.report.counts.policy_faults, 0);
+}

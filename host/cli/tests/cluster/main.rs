@@ -1,0 +1,18 @@
+//! Whole clusters: a leader and its workers as processes of the real program, joined by zenoh over the loopback interface.
+//!
+//! What a test does in the middle of a generation happens there whatever the machine's speed: a leader writes its tokens into
+//! a pipe that holds only a few, so it is never far ahead of its test.
+
+#![forbid(unsafe_code)]
+
+mod churn;
+mod cluster;
+mod faulty;
+mod leader;
+mod lossy_link;
+mod model;
+mod policies;
+mod ports;
+mod process;
+mod relaxed;
+mod strict;

@@ -1,0 +1,75 @@
+//! Relaxed synchronisation: bounded, and honest about what it went without.
+
+use crate::cluster::{Cluster, Setup};
+use crate::leader::Generation;
+use crate::model::Model;
+
+const TOKENS: usize = 64;
+const WORKERS: usize = 3;
+
+/// Rows of one pass over the prompt.
+const PREFILL_ROWS: usize = 32;
+
+/// Generates at 10 % loss under `scheduler-halo` with a budget, as its configuration has it.
+fn generate(config: &'static str) -> Generation {
+    let setup = Setup {
+        model: Model::Default,
+        loss: 0.1,
+        // With more, the leader would do best alone.
+        memory: 0.3,
+        config,
+        ..Setup::default()
+    };
+    let cluster = Cluster::start(setup, WORKERS);
+    let options = ["--sync", "relaxed", "--scheduler", "scheduler-halo"];
+    let generation = cluster.lead(TOKENS, &options).finish();
+    assert_eq!(generation.tokens.len(), TOKENS);
+
+    // One round a layer and pass, and not one more.
+    let report = &generation.report;
+    let passes = report.prompt_tokens.div_ceil(PREFILL_ROWS) + TOKENS - 1;
+    let layers = Model::Default.package().shape().layers;
+    assert!(
+        report.prompt_tokens > PREFILL_ROWS,
+        "the prompt takes several passes"
+    );
+    assert_eq!(report.counts.rounds, (layers * passes) as u64);
+    assert_eq!(report.counts.repeated_rounds, 0);
+    assert!(report.counts.partials > 0, "workers have work");
+    assert!(report.counts.asked_again > 0);
+    assert_eq!(report.counts.policy_faults, 0, "{:?}", generation.log);
+    assert!(
+        !generation.logged("did not answer within the bound"),
+        "{:?}",
+        generation.log
+    );
+    generation
+}
+
+/// Checks that no token went without more than this.
+fn within_budget(generation: &Generation, budget: f32) {
+    for token in &generation.tokens {
+        assert!(
+            (0.0..=budget + 1e-5).contains(&token.concealed),
+            "token {} went without {} of a budget of {budget}",
+            token.index,
+            token.concealed
+        );
+    }
+}
+
+#[test]
+fn the_default_budget_is_kept() {
+    within_budget(&generate(""), 0.02);
+}
+
+#[test]
+fn a_large_budget_is_used_and_accounted_for() {
+    let generation = generate(
+        "[policy.settings.scheduler-halo]\nbudget = '0.25'\nneeded-share = '1'\ndouble-loss = '1'",
+    );
+    within_budget(&generation, 0.25);
+    let report = &generation.report;
+    assert!(report.counts.concealed_partials > 0, "{:?}", report.counts);
+    assert!(report.concealed > 0.0);
+}
