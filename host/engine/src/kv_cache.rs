@@ -5,6 +5,7 @@ use ort::value::Tensor;
 use crate::EngineError;
 use crate::attention::Pass;
 use crate::error::Context;
+use crate::rope;
 
 /// The keys and values of one generation: every layer's, for up to `capacity` tokens, written in place by the attention.
 ///
@@ -64,14 +65,9 @@ impl KvCache {
         let half = shape.head_width / 2;
         let table = || Tensor::<f32>::new(&allocator, [capacity, half]).context(what);
         let (mut cos, mut sin) = (table()?, table()?);
-        let angles = (0..capacity).flat_map(|position| {
-            (0..half).map(move |i| {
-                position as f64
-                    / shape
-                        .rope_theta
-                        .powf(2.0 * i as f64 / shape.head_width as f64)
-            })
-        });
+        let frequencies = rope::frequencies(shape);
+        let angles =
+            (0..capacity).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let tables = cos
             .extract_tensor_mut()
             .1

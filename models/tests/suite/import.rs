@@ -5,8 +5,8 @@ use std::fs;
 
 use crate::model::*;
 use halo_models::{
-    Calibration, ImportError, ImportOptions, Manifest, Matrix, Package, Progress, RopeScaling, Values,
-    WeightFormat, import,
+    Calibration, ImportError, ImportOptions, Manifest, Matrix, Package, Progress, RopeScaling,
+    Values, WeightFormat, import,
 };
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -336,7 +336,14 @@ fn scaled_rotary_positions_in_either_spelling() {
         }
     }
     // The same model computes something else, so it is another one.
-    let identity = |model: Model| model.import(&f32_options()).1.unwrap().identity().to_owned();
+    let identity = |model: Model| {
+        model
+            .import(&f32_options())
+            .1
+            .unwrap()
+            .identity()
+            .to_owned()
+    };
     let scaled = Model::new().config("rope_scaling", json!({"type": "linear", "factor": 2.0}));
     assert_ne!(identity(scaled), identity(Model::new()));
 }

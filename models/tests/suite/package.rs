@@ -210,7 +210,10 @@ fn damaged_weight_files_are_refused() {
         );
     }
     fs::remove_file(path.join(name)).unwrap();
-    assert!(refusal(&path).starts_with("layer-001.safetensors: "));
+    assert_eq!(
+        refusal(&path),
+        "layer-001.safetensors is missing; copy or import the package again"
+    );
 }
 
 #[test]

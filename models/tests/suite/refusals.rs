@@ -167,7 +167,10 @@ fn configurations_that_are_refused() {
     );
     let contradiction = Model::new()
         .config("rope_scaling", json!({"type": "linear", "factor": 2.0}))
-        .config("rope_parameters", json!({"rope_type": "linear", "factor": 4.0}));
+        .config(
+            "rope_parameters",
+            json!({"rope_type": "linear", "factor": 4.0}),
+        );
     assert_eq!(
         contradiction.refusal(&f32_options()),
         "config.json: rope_scaling and rope_parameters contradict each other"
