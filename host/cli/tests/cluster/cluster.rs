@@ -1,7 +1,7 @@
 //! A cluster on this machine: workers to lead, and its policies.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -229,7 +229,7 @@ impl Cluster {
         });
         Answers {
             code: output.status.code(),
-            nodes: answers,
+            said: answers,
         }
     }
 
@@ -240,9 +240,10 @@ impl Cluster {
             arguments.extend(["--set", setting]);
         }
         let answers = self.policy(&arguments);
-        let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
+        let nodes = answers.nodes();
+        let told: Vec<&str> = nodes.iter().map(|a| a.node.as_str()).collect();
         assert_eq!(told, self.nodes(), "every node reports");
-        for answer in &answers.nodes {
+        for answer in &nodes {
             assert_eq!(answer.rest.get("error"), None, "{answers:?}");
             assert!(policy.contains(answer.rest["active"].as_str().expect("a name")));
         }
@@ -253,9 +254,10 @@ impl Cluster {
     pub(crate) fn in_force(&self) -> BTreeMap<String, [String; 2]> {
         let answers = self.policy(&["list"]);
         assert_eq!(answers.code, Some(0));
-        let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
+        let nodes = answers.nodes();
+        let told: Vec<&str> = nodes.iter().map(|a| a.node.as_str()).collect();
         assert_eq!(told, self.nodes(), "every node reports");
-        let both = answers.nodes.into_iter().map(|mut answer| {
+        let both = nodes.into_iter().map(|mut answer| {
             let policies = answer.rest.remove("policies").expect("its policies");
             let policies: Vec<PolicyEntry> =
                 serde_json::from_value(policies).expect("a list of policies");
@@ -278,10 +280,6 @@ impl Cluster {
             .chain(self.workers.iter().map(|w| w.name.as_str()))
             .collect()
     }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
 }
 
 impl Worker {
@@ -296,11 +294,19 @@ impl Worker {
     }
 }
 
-/// What the nodes answered to a command.
+/// What a command said.
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) code: Option<i32>,
-    pub(crate) nodes: Vec<NodeAnswer>,
+    pub(crate) said: Value,
+}
+
+impl Answers {
+    /// What each node answered.
+    pub(crate) fn nodes(&self) -> Vec<NodeAnswer> {
+        serde_json::from_value(self.said.clone())
+            .unwrap_or_else(|e| panic!("no list of answers: {}: {e}", self.said))
+    }
 }
 
 #[derive(Debug, Deserialize)]

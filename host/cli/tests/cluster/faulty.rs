@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cluster::{Cluster, LEADER, Setup};
+use crate::cluster::{Answers, Cluster, LEADER, Setup};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 192;
@@ -105,8 +105,8 @@ fn a_predictor_that_gives_no_numbers() {
     unharmed_by("predictor-faulty", "nan");
 }
 
-#[test]
-fn a_file_that_is_no_component_is_refused() {
+/// Tries to put something in force that cannot be, and checks that nothing changes. Gives what each node said.
+fn refused(policy: &str, settings: &[&str]) -> Answers {
     let cluster = Cluster::start(Setup::default(), 2);
     let options = [
         "--sync",
@@ -119,21 +119,39 @@ fn a_file_that_is_no_component_is_refused() {
     let mut leader = cluster.lead(TOKENS, &options);
     leader.read_to(10);
     let before = leader.meanwhile(40, || cluster.in_force());
-
-    let file = cluster.folder().join("garbage.wasm");
-    std::fs::write(&file, "this is no component").expect("a file");
-    let path = file.to_str().expect("a path of plain characters");
-    let answers = leader.meanwhile(80, || cluster.policy(&["activate", path]));
-    assert_eq!(answers.code, Some(1));
-    let told: Vec<&str> = answers.nodes.iter().map(|a| a.node.as_str()).collect();
-    assert_eq!(told, ["leader", "worker-1", "worker-2"]);
-    for answer in &answers.nodes {
-        let words = answer.rest["error"].as_str().expect("an error in words");
-        assert!(words.contains("garbage"), "{words}");
+    let mut arguments = vec!["activate", policy];
+    for setting in settings {
+        arguments.extend(["--set", setting]);
     }
-
+    let answers = leader.meanwhile(80, || cluster.policy(&arguments));
+    assert_eq!(answers.code, Some(1));
     assert_eq!(leader.meanwhile(120, || cluster.in_force()), before);
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert_eq!(generation.report.counts.policy_faults, 0);
+    answers
+}
+
+#[test]
+fn a_policy_that_fails_its_trial_is_refused_by_every_node() {
+    let answers = refused(&component("scheduler-faulty"), &["fault=trap"]);
+    let nodes = answers.nodes();
+    let told: Vec<&str> = nodes.iter().map(|a| a.node.as_str()).collect();
+    assert_eq!(told, ["leader", "worker-1", "worker-2"]);
+    for answer in &nodes {
+        let words = answer.rest["error"].as_str().expect("an error in words");
+        assert!(words.contains("scheduler-faulty"), "{words}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_component_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("garbage.wasm");
+    // It begins like one, so that reading its first bytes is not enough to refuse it.
+    let good = std::fs::read(component("scheduler-faulty")).expect("a component");
+    std::fs::write(&file, &good[..good.len() / 2]).expect("a file");
+    let answers = refused(file.to_str().expect("a path of plain characters"), &[]);
+    let words = answers.said["error"].as_str().expect("an error in words");
+    assert!(words.contains("garbage"), "{words}");
 }

@@ -20,7 +20,10 @@ pub(crate) fn halo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> C
     command
         .args(arguments)
         .stdin(Stdio::null())
-        .env("HALO_LOG", "warn,ort=error,zenoh=error,halo_runtime=info")
+        .env(
+            "HALO_LOG",
+            "warn,ort=error,zenoh=error,halo_runtime=info,halo_policy=info",
+        )
         .env_remove("HALO_MODEL")
         .env_remove("HALO_CONFIG");
     command
