@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use halo_fabric::Fabric;
+use halo_fabric::{Fabric, Mode};
 use halo_runtime::{Config, cluster, fabric_config};
 use owo_colors::OwoColorize;
 
@@ -88,11 +88,18 @@ pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
     config.testing.loss = None;
     let fabric = Fabric::open(fabric_config(&config)?).await?;
     let mut members = fabric.members();
-    let nobody = {
-        let found =
-            tokio::time::timeout(Duration::from_secs(5), members.wait_for(|m| !m.is_empty())).await;
-        !matches!(found, Ok(Ok(_)))
+    // Each address is a node's, and announces it as soon as it is reached; a router announces whom it knows.
+    let expected = match config.network.mode {
+        Mode::Peer => config.network.connect.len().max(1),
+        Mode::Client => 1,
     };
+    // Whoever has not come by then is not there.
+    let _ = tokio::time::timeout(
+        Duration::from_secs(5),
+        members.wait_for(|m| m.len() >= expected),
+    )
+    .await;
+    let nobody = members.borrow().is_empty();
     if nobody {
         fabric.close().await;
         bail!(
