@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -33,6 +33,41 @@ pub(crate) fn of_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<
         progress(read as u64);
     }
     Ok((hex(&hasher.finalize()), total))
+}
+
+/// Passes on what is written, and hashes and counts it.
+pub(crate) struct Writer<W> {
+    inner: W,
+    hasher: Sha256,
+    total: u64,
+}
+
+impl<W: Write> Writer<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            total: 0,
+        }
+    }
+
+    /// Hash and length of what was written.
+    pub(crate) fn finish(self) -> (String, u64) {
+        (hex(&self.hasher.finalize()), self.total)
+    }
+}
+
+impl<W: Write> Write for Writer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.total += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 fn hex(digest: &[u8]) -> String {

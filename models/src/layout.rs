@@ -57,6 +57,27 @@ pub(crate) struct Part {
     pub(crate) shape: Vec<usize>,
 }
 
+impl Part {
+    /// A vector in f32.
+    pub(crate) fn vector(name: &str, length: usize) -> Self {
+        Self {
+            name: name.into(),
+            dtype: Dtype::F32,
+            shape: vec![length],
+        }
+    }
+
+    /// Its elements.
+    pub(crate) fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The bytes that they take. Every type in a package has whole bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.elements() * self.dtype.bitsize() / 8
+    }
+}
+
 impl Spec {
     /// The tensors that hold it: the values alone, or data, scales and zero points.
     pub(crate) fn parts(&self) -> Vec<Part> {
@@ -167,6 +188,24 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// The matrices of the embedding's file.
+    pub(crate) fn outer(&self) -> impl Iterator<Item = &Spec> {
+        [&self.embedding].into_iter().chain(&self.head)
+    }
+
+    /// The matrices of a layer's file.
+    pub(crate) fn layer(&self) -> [&Spec; 7] {
+        [
+            &self.query,
+            &self.key,
+            &self.value,
+            &self.output,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ]
+    }
+
     /// The layout of a model whose shape has been validated.
     ///
     /// # Errors

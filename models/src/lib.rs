@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 mod atomic;
+mod build;
 mod calibration;
 mod digest;
 mod error;
@@ -22,18 +23,23 @@ mod manifest;
 mod mapped;
 mod matrix;
 mod package;
+mod published;
 mod quantise;
+mod random;
 mod rope;
 mod shape;
 mod tensors;
 mod tokenizer;
 
+pub use build::Progress;
 pub use calibration::{Array, Calibration};
 pub use error::{ImportError, PackageError};
-pub use import::{ImportOptions, Progress, import};
+pub use import::{ImportOptions, import};
 pub use manifest::{FileRecord, Manifest, Quantisation, WeightFormat};
 pub use matrix::{Matrix, Values};
 pub use package::{Attention, Group, Package};
+pub use published::PublishedShape;
+pub use random::{RandomOptions, random};
 pub use rope::RopeScaling;
 pub use shape::{Shape, ShapeError};
 pub use tensors::TensorError;

@@ -3,5 +3,6 @@
 mod import;
 mod model;
 mod package;
+mod random;
 mod refusals;
 mod tokenizer;

@@ -7,5 +7,6 @@ pub(crate) mod eval;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod policy;
+pub(crate) mod random;
 pub(crate) mod run;
 pub(crate) mod status;

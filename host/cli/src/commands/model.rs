@@ -6,7 +6,7 @@ use clap::Subcommand;
 use halo_models::{ImportOptions, Package, WeightFormat, import};
 use owo_colors::OwoColorize;
 
-use crate::commands::calibrate;
+use crate::commands::{calibrate, random};
 use crate::model_path;
 use crate::options::Global;
 use crate::output::{self, Output};
@@ -60,6 +60,8 @@ pub(crate) enum Model {
         verify: bool,
     },
     Calibrate(calibrate::Calibrate),
+    /// Make a package with random weights in the shape of a published model, to measure speed
+    Random(random::Random),
 }
 
 impl Model {
@@ -102,11 +104,12 @@ impl Model {
                 describe(&package, output)
             }
             Self::Calibrate(calibrate) => calibrate.execute(global, output),
+            Self::Random(random) => random.execute(output),
         }
     }
 }
 
-fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
+pub(super) fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
     let (shape, manifest) = (package.shape(), package.manifest());
     let files: u64 = manifest.files.values().map(|f| f.bytes).sum();
     let groups = package.all_groups_bytes();

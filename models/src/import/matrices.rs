@@ -1,16 +1,14 @@
-//! Writing one weight file of a package.
+//! Putting a source's matrices in a package's form.
 
-use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
 use half::f16;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
 use super::source::Weights;
+use crate::build::write_tensors;
 use crate::error::ImportError;
 use crate::layout::{Part, Spec, Storage};
+use crate::manifest::FileRecord;
 use crate::quantise::quantise;
 use crate::tensors::{TensorError, f32_bytes};
 
@@ -23,11 +21,7 @@ pub(super) struct WeightFile {
 impl WeightFile {
     /// Adds a vector in f32.
     pub(super) fn vector(&mut self, name: &str, weights: &Weights) {
-        let part = Part {
-            name: name.into(),
-            dtype: Dtype::F32,
-            shape: vec![weights.values.len()],
-        };
+        let part = Part::vector(name, weights.values.len());
         self.tensors.push((part, f32_bytes(&weights.values)));
     }
 
@@ -61,21 +55,12 @@ impl WeightFile {
         self.matrix(spec, &weights)
     }
 
-    /// Writes the file. The same tensors always give the same bytes.
-    pub(super) fn write(&self, path: &Path) -> Result<(), ImportError> {
-        // The library writes a private temporary file and renames it; the package should have the permissions that
-        // the user's umask asks for, as any new file has.
-        let permissions = File::create(path).and_then(|file| Ok(file.metadata()?.permissions()));
-        let permissions = permissions.map_err(ImportError::io(path))?;
-        let views = self.tensors.iter().map(|(part, bytes)| {
-            let view = TensorView::new(part.dtype, part.shape.clone(), bytes)?;
-            Ok((&part.name, view))
-        });
-        views
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|views| safetensors::serialize_to_file(views, None, path))
-            .map_err(|source| ImportError::io(path)(io::Error::other(source)))?;
-        fs::set_permissions(path, permissions).map_err(ImportError::io(path))
+    /// Writes the file.
+    pub(super) fn write(mut self, path: &Path) -> Result<FileRecord, ImportError> {
+        write_tensors(path, &mut self.tensors, |_, bytes, out| {
+            out.write_all(bytes)
+        })
+        .map_err(ImportError::io(path))
     }
 }
 

@@ -1,0 +1,144 @@
+//! Building a package, file by file, whatever its weights come from.
+
+mod place;
+mod weight_file;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+pub(crate) use place::Place;
+pub(crate) use weight_file::write_tensors;
+
+use crate::digest;
+use crate::error::ImportError;
+use crate::layout::Layout;
+use crate::manifest::{
+    self, EMBEDDING, FileRecord, MANIFEST, Manifest, Quantisation, TOKENIZER, WeightFormat,
+};
+use crate::shape::Shape;
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Weight files written.
+    pub done: usize,
+    /// Weight files in all: the layers and one more.
+    pub total: usize,
+}
+
+/// What a package's files are made from.
+pub(crate) trait Contents {
+    /// The content of `tokenizer.json`.
+    fn tokenizer(&self) -> Result<Vec<u8>, ImportError>;
+    /// Writes embedding, final norm and head to a file.
+    fn write_outer(&mut self, outline: &Outline, path: &Path) -> Result<FileRecord, ImportError>;
+    /// Writes a layer to a file.
+    fn write_layer(
+        &mut self,
+        outline: &Outline,
+        layer: usize,
+        path: &Path,
+    ) -> Result<FileRecord, ImportError>;
+}
+
+/// What a package will be: everything that can be checked before writing.
+pub(crate) struct Outline {
+    /// Complete but for the files.
+    pub(crate) manifest: Manifest,
+    pub(crate) layout: Layout,
+}
+
+/// How weights are to be stored.
+pub(crate) struct Storing {
+    /// Attention and feed-forward matrices.
+    pub(crate) weights: WeightFormat,
+    /// Embedding and head; if there is nothing here, f32 where the other weights are f32, else f16.
+    pub(crate) embedding: Option<WeightFormat>,
+    /// If there is nothing here, one that suits the model.
+    pub(crate) group_size: Option<usize>,
+}
+
+impl Outline {
+    /// `shape` has been validated.
+    pub(crate) fn new(
+        name: &str,
+        shape: Shape,
+        storing: &Storing,
+        source: String,
+    ) -> Result<Self, ImportError> {
+        manifest::check_name(name).map_err(ImportError::Option)?;
+        let group_size = match storing.group_size {
+            Some(size) => size,
+            None => default_group_size(shape.feed_forward)?,
+        };
+        let embedding = match storing.weights {
+            WeightFormat::F32 => WeightFormat::F32,
+            _ => WeightFormat::F16,
+        };
+        let quantisation = Quantisation {
+            weights: storing.weights,
+            embedding: storing.embedding.unwrap_or(embedding),
+        };
+        let layout = Layout::new(&shape, group_size, quantisation).map_err(ImportError::Option)?;
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            name: name.into(),
+            architecture: Manifest::ARCHITECTURE.into(),
+            shape,
+            group_size,
+            quantisation,
+            source,
+            files: BTreeMap::new(),
+        };
+        Ok(Self { manifest, layout })
+    }
+
+    /// Writes the package's files into a folder, the manifest last.
+    pub(crate) fn build(
+        mut self,
+        contents: &mut dyn Contents,
+        dir: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ImportError> {
+        let layers = self.manifest.shape.layers;
+        let mut report = |done| {
+            let total = layers + 1;
+            progress(Progress { done, total });
+        };
+        report(0);
+        let tokenizer = contents.tokenizer()?;
+        let path = dir.join(TOKENIZER);
+        fs::write(&path, &tokenizer).map_err(ImportError::io(&path))?;
+        let record = FileRecord {
+            bytes: tokenizer.len() as u64,
+            sha256: digest::of_bytes(&tokenizer),
+        };
+        drop(tokenizer);
+        self.manifest.files.insert(TOKENIZER.into(), record);
+        let record = contents.write_outer(&self, &dir.join(EMBEDDING))?;
+        self.manifest.files.insert(EMBEDDING.into(), record);
+        report(1);
+        for layer in 0..layers {
+            let name = manifest::layer_file(layer);
+            let record = contents.write_layer(&self, layer, &dir.join(&name))?;
+            self.manifest.files.insert(name, record);
+            report(layer + 2);
+        }
+        let path = dir.join(MANIFEST);
+        fs::write(&path, self.manifest.to_bytes()).map_err(ImportError::io(&path))
+    }
+}
+
+/// The group size to use when none is asked for.
+fn default_group_size(feed_forward: usize) -> Result<usize, ImportError> {
+    let largest = if feed_forward < 2048 { 32 } else { 128 };
+    [128, 64, 32, 16]
+        .into_iter()
+        .find(|size| *size <= largest && feed_forward.is_multiple_of(*size))
+        .ok_or_else(|| {
+            ImportError::Option(format!(
+                "{feed_forward} feed-forward neurons cannot be divided into groups of 128, 64, 32 or 16; choose a group size"
+            ))
+        })
+}
