@@ -60,7 +60,6 @@ pub(crate) enum Model {
         verify: bool,
     },
     Calibrate(calibrate::Calibrate),
-    /// Make a package with random weights in the shape of a published model, to measure speed
     Random(random::Random),
 }
 
