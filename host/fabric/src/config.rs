@@ -130,11 +130,13 @@ impl Prepared {
                 json!({ "period_init_ms": 500, "period_max_ms": 2_000, "period_increase_factor": 2 }),
             ),
             ("scouting/multicast/enabled", json!(config.scouting)),
-            // One of two nodes that find each other connects, rather than both.
+            // Whoever finds a node connects to it. A newcomer asks at once; those that are there ask only every eight seconds,
+            // and to leave it to them would keep it waiting for so long.
             (
                 "scouting/multicast/autoconnect_strategy",
-                json!({ "peer": { "to_router": "always", "to_peer": "greater-zid" } }),
+                json!({ "peer": { "to_router": "always", "to_peer": "always" } }),
             ),
+            // By gossip two nodes hear of each other at the same time, so one of them is enough.
             (
                 "scouting/gossip/autoconnect_strategy",
                 json!({ "peer": { "to_router": "always", "to_peer": "greater-zid" } }),
