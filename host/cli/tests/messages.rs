@@ -151,7 +151,7 @@ macro_rules! assert_message {
             (tiny_hf.as_str(), "tiny-hf"),
             (program.as_str(), "[PROGRAM]"),
             (r"127\.0\.0\.1:\d{4,5}\b", "127.0.0.1:[PORT]"),
-            (r"observer-\d+", "observer-[PID]"),
+            (r"[0-9a-f]{64}", "[SHA-256]"),
         ] }, {
             insta::assert_snapshot!(said);
         });

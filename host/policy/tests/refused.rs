@@ -22,7 +22,8 @@ fn bytes_that_are_not_webassembly() {
     let error = sandbox.compile("sample", b"#!/bin/sh").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "policy \"sample\" is not WebAssembly: it begins with [23, 21, 2f, 62] instead of [00, 61, 73, 6d]"
+        "policy \"sample\" is not WebAssembly: it begins with [23, 21, 2f, 62] instead of [00, 61, 73, 6d]; \
+         `cargo xtask policies` makes components"
     );
 }
 
