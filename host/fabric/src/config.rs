@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::control::MAX_MESSAGE_BYTES;
+use crate::error::words;
 use crate::node_id::check_name;
 use crate::{FabricError, Faults, NodeId};
 
@@ -244,8 +245,14 @@ fn listen_error(protocol: &str, host: &str, port: u16, error: &std::io::Error) -
 fn expand(endpoint: &str) -> Result<Vec<String>, FabricError> {
     if endpoint.contains('/') {
         return match endpoint.parse::<zenoh::config::EndPoint>() {
-            Ok(_) => Ok(vec![endpoint.to_owned()]),
-            Err(reason) => Err(bad(endpoint, &reason.to_string())),
+            Ok(parsed) if ["tcp", "udp"].contains(&parsed.protocol().as_str()) => {
+                Ok(vec![endpoint.to_owned()])
+            }
+            Ok(_) => Err(bad(
+                endpoint,
+                "only tcp and udp are spoken",
+            )),
+            Err(reason) => Err(bad(endpoint, &words(&reason))),
         };
     }
     let (host, port) = split(endpoint)?;
@@ -306,7 +313,7 @@ mod tests {
             expand("[fe80::1]:7447").unwrap(),
             ["tcp/[fe80::1]:7447?rel=1", "udp/[fe80::1]:7447?rel=0"]
         );
-        assert_eq!(expand("tls/pi-4:7447").unwrap(), ["tls/pi-4:7447"]);
+        assert_eq!(expand("tcp/pi-4:7447").unwrap(), ["tcp/pi-4:7447"]);
     }
 
     #[test]
@@ -322,6 +329,7 @@ mod tests {
             "pi:0",
             "a?b:1",
             "/",
+            "tls/pi-4:7447",
         ] {
             let error = expand(endpoint).unwrap_err();
             assert!(

@@ -15,7 +15,7 @@ pub enum FabricError {
     /// An endpoint is neither `HOST:PORT` nor a zenoh endpoint.
     #[error(
         "`{endpoint}` is not an endpoint: {reason}; write HOST:PORT (such as 192.168.1.7:7447 or [fe80::1]:7447), \
-         or a zenoh endpoint (such as tls/pi-4:7447)"
+         or a zenoh endpoint (such as tcp/pi-4:7447)"
     )]
     BadEndpoint {
         /// As it was given.
