@@ -391,6 +391,10 @@ async fn bad_endpoint() {
         home,
         home.halo(&["node", "--model", TINY, "--listen", "192.168.1.20"])
     );
+    assert_message!(
+        home,
+        home.halo(&["node", "--model", TINY, "--connect", "tls/pi:7447"])
+    );
 }
 
 #[tokio::test]
@@ -457,7 +461,7 @@ async fn worker_with_another_model() {
         "pi",
     ];
     let _worker = home.worker(&worker, &address).await;
-    let arguments = lead("other-model", &["--patience", "3", "--connect", &address]);
+    let arguments = lead("other-model", &["--patience", "5", "--connect", &address]);
     assert_message!(home, home.halo(&[&arguments[..], &["Once"]].concat()));
 }
 
