@@ -248,10 +248,7 @@ fn expand(endpoint: &str) -> Result<Vec<String>, FabricError> {
             Ok(parsed) if ["tcp", "udp"].contains(&parsed.protocol().as_str()) => {
                 Ok(vec![endpoint.to_owned()])
             }
-            Ok(_) => Err(bad(
-                endpoint,
-                "only tcp and udp are spoken",
-            )),
+            Ok(_) => Err(bad(endpoint, "only tcp and udp are spoken")),
             Err(reason) => Err(bad(endpoint, &words(&reason))),
         };
     }
