@@ -59,6 +59,8 @@ struct Known {
     asked: BTreeSet<NodeId>,
     questions: JoinSet<(NodeId, Result<Profile, CallError>)>,
     current: Option<Arc<Plan>>,
+    /// Nodes of all plans so far: a round may be under way on any of the last ones.
+    planned: BTreeSet<NodeId>,
     epoch: u32,
 }
 
@@ -112,11 +114,9 @@ impl Planner {
 
     /// Tells the generation at once whom not to wait for.
     fn tell_gone(&self, known: &Known) {
-        let Some(plan) = &known.current else { return };
-        let gone = plan
-            .devices
+        let gone = known
+            .planned
             .iter()
-            .skip(1)
             .filter(|d| !known.alive.contains(*d) || known.suspects.contains(*d));
         self.slot.set_gone(gone.cloned().collect());
     }
@@ -152,6 +152,7 @@ impl Planner {
             let (layers, groups) = (self.package.shape().layers, self.package.groups());
             let plan = Arc::new(Plan::new(known.epoch, devices, placement, layers, groups));
             if !self.assign(known, &plan).await {
+                self.tell_gone(known);
                 continue;
             }
             let (engine, package, own) = (
@@ -164,6 +165,7 @@ impl Planner {
                     .await
                     .map_err(|e| NodeError::Task(e.to_string()))??;
             info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
+            known.planned.extend(plan.devices.iter().skip(1).cloned());
             known.current = Some(Arc::clone(&plan));
             self.tell_gone(known);
             self.slot.put(Prepared { plan, feed_forward });
