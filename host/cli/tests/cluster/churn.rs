@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup};
-use crate::leader::Leader;
+use crate::leader::{IN_VAIN, Leader};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 64;
@@ -12,12 +12,17 @@ const TOKENS: usize = 64;
 const MIDDLE: usize = 20;
 
 /// As nodes are by default: who does not answer for a second is suspected to be dead.
-fn cluster(workers: usize) -> Cluster {
+fn suspicious(workers: usize) -> Cluster {
     let setup = Setup {
         bound_ms: 1000,
         ..Setup::default()
     };
     Cluster::start(setup, workers)
+}
+
+/// Nobody is suspected; a death has to be noticed.
+fn trusting(workers: usize) -> Cluster {
+    Cluster::start(Setup::default(), workers)
 }
 
 /// A leader in the middle of its generation.
@@ -37,18 +42,19 @@ fn lead(cluster: &Cluster, sync: &str) -> Leader {
 
 #[test]
 fn strict_goes_on_right_without_a_killed_worker() {
-    let mut cluster = cluster(3);
+    let mut cluster = trusting(3);
     let leader = lead(&cluster, "strict");
     cluster.workers[1].process.kill();
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
     assert_eq!(generation.report.counts.concealed_partials, 0);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
 fn relaxed_goes_on_without_a_killed_worker() {
-    let mut cluster = cluster(3);
+    let mut cluster = suspicious(3);
     let mut leader = lead(&cluster, "relaxed");
     cluster.workers[1].process.kill();
     leader.read_to(MIDDLE + 10);
@@ -62,7 +68,7 @@ fn relaxed_goes_on_without_a_killed_worker() {
 
 #[test]
 fn all_workers_killed_leave_the_leader_alone() {
-    let mut cluster = cluster(2);
+    let mut cluster = trusting(2);
     let leader = lead(&cluster, "strict");
     for worker in &mut cluster.workers {
         worker.process.kill();
@@ -70,11 +76,12 @@ fn all_workers_killed_leave_the_leader_alone() {
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
 fn a_frozen_worker_is_done_without_until_it_is_back() {
-    let cluster = cluster(3);
+    let cluster = suspicious(3);
     let mut leader = lead(&cluster, "relaxed");
     let frozen = &cluster.workers[1];
     frozen.process.signal(Signal::STOP);
@@ -94,7 +101,7 @@ fn a_frozen_worker_is_done_without_until_it_is_back() {
 
 #[test]
 fn a_worker_that_joins_gets_work() {
-    let mut cluster = cluster(2);
+    let mut cluster = trusting(2);
     let mut leader = lead(&cluster, "strict");
     assert_eq!(leader.shares.len(), 3);
     leader.meanwhile(TOKENS / 2, || cluster.join());

@@ -230,6 +230,7 @@ impl Cluster {
         Answers {
             code: output.status.code(),
             said: answers,
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 
@@ -242,7 +243,7 @@ impl Cluster {
         let answers = self.policy(&arguments);
         let nodes = answers.nodes();
         let told: Vec<&str> = nodes.iter().map(|a| a.node.as_str()).collect();
-        assert_eq!(told, self.nodes(), "every node reports");
+        assert_eq!(told, self.nodes(), "every node reports\n{}", answers.log);
         for answer in &nodes {
             assert_eq!(answer.rest.get("error"), None, "{answers:?}");
             assert!(policy.contains(answer.rest["active"].as_str().expect("a name")));
@@ -256,7 +257,7 @@ impl Cluster {
         assert_eq!(answers.code, Some(0));
         let nodes = answers.nodes();
         let told: Vec<&str> = nodes.iter().map(|a| a.node.as_str()).collect();
-        assert_eq!(told, self.nodes(), "every node reports");
+        assert_eq!(told, self.nodes(), "every node reports\n{}", answers.log);
         let both = nodes.into_iter().map(|mut answer| {
             let policies = answer.rest.remove("policies").expect("its policies");
             let policies: Vec<PolicyEntry> =
@@ -299,6 +300,8 @@ impl Worker {
 pub(crate) struct Answers {
     pub(crate) code: Option<i32>,
     pub(crate) said: Value,
+    /// What it wrote to its standard error.
+    log: String,
 }
 
 impl Answers {

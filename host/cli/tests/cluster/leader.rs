@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use crate::process::{Log, Process};
 
+/// What a leader logs when it has waited for a worker until the bound.
+pub(crate) const IN_VAIN: &str = "did not answer within the bound";
+
 /// What `halo run --json` prints.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -86,7 +89,8 @@ impl Leader {
         }
     }
 
-    /// Does something while tokens flow, though not more than until there are `most` of them.
+    /// Does something while tokens flow, though not more than until there are `most` of them. The leader is a dozen or so
+    /// ahead of that, so there must be more to come for it to stay.
     pub(crate) fn meanwhile<T: Send>(&mut self, most: usize, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let work = scope.spawn(work);

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, Setup};
 use crate::model::right_tokens;
 
-const TOKENS: usize = 320;
+const TOKENS: usize = 384;
 
 #[test]
 fn schedulers_are_swapped_without_losing_a_token() {

@@ -14,15 +14,17 @@ use serde::de::DeserializeOwned;
 /// Guards against hanging for ever. Nothing depends on it otherwise, so it is far longer than anything takes.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
-/// A command of the program under test, that tells its errors to [`Log`].
+/// A command of the program under test. `HALO_LOG` may ask it to log more than usual.
 pub(crate) fn halo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    /// What tests look for in logs.
+    const LOG: &str = "warn,ort=error,zenoh=error,halo_runtime=info,halo_policy=info";
     let mut command = Command::new(env!("CARGO_BIN_EXE_halo"));
     command
         .args(arguments)
         .stdin(Stdio::null())
         .env(
             "HALO_LOG",
-            "warn,ort=error,zenoh=error,halo_runtime=info,halo_policy=info",
+            std::env::var("HALO_LOG").unwrap_or_else(|_| LOG.into()),
         )
         .env_remove("HALO_MODEL")
         .env_remove("HALO_CONFIG");
@@ -99,10 +101,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let ended = self.child.try_wait();
         // One that has ended already cannot be killed, and need not be.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
+            if let Ok(Some(status)) = ended {
+                eprintln!("{}: ended with {status}", self.name);
+            }
             for line in self.log.lines() {
                 eprintln!("{}: {line}", self.name);
             }

@@ -36,6 +36,7 @@ fn generate(model: Model, wire: &str, loss: f64) -> Generation {
     if loss > 0.0 {
         assert!(counts.asked_again > 0, "{counts:?}");
     }
+    assert_eq!(counts.packets_lost > 0, loss > 0.0, "{counts:?}");
     generation
 }
 
