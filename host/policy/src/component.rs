@@ -3,11 +3,13 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use wasmparser::{Parser, Payload};
 
 use crate::{
     Digest,
     bindings::{predictor::PredictorPolicyPre, scheduler::SchedulerPolicyPre},
     guest::Guest,
+    sandbox::world_of,
 };
 
 /// What a policy decides.
@@ -18,6 +20,29 @@ pub enum Kind {
     Scheduler,
     /// How much each neuron group will matter.
     Predictor,
+}
+
+impl Kind {
+    /// What a component's exports say it is, without compiling it: enough to list it, not to use it. `None` if it is no
+    /// policy.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let mut exports = Vec::new();
+        // Sections of modules and components within it are none of its own.
+        let mut depth = 0u32;
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload.ok()? {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentExportSection(section) if depth == 0 => {
+                    for export in section {
+                        exports.push(export.ok()?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(world_of(&exports).ok()?.0)
+    }
 }
 
 impl fmt::Display for Kind {

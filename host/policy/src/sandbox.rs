@@ -205,7 +205,7 @@ fn is_known_import(import: &str) -> bool {
 }
 
 /// The world that a component's exports make it, and its version; or what it exports instead, in words.
-fn world_of(exports: &[String]) -> Result<(Kind, String), String> {
+pub(crate) fn world_of(exports: &[String]) -> Result<(Kind, String), String> {
     let find = |interface: &str| {
         exports
             .iter()

@@ -27,6 +27,8 @@ fn each_is_what_its_name_says_and_imports_nothing_but_the_log() {
         assert_eq!(entry.origin, Origin::Builtin);
         let component = builtin(&sandbox, &entry.name);
         assert!(entry.name.starts_with(&component.kind().to_string()));
+        let stored = PolicyStore::builtin().get(&entry.name).unwrap();
+        assert_eq!(Kind::of(&stored.bytes), Some(component.kind()));
         assert_eq!(component.version(), "0.1.0");
         assert_eq!(component.digest(), entry.digest);
         assert_eq!(component.size(), entry.size);

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::{builtin, sandbox};
-use halo_policy::{Digest, Limits, Origin, PolicyError, PolicyStore, Sandbox};
+use halo_policy::{Digest, Kind, Limits, Origin, PolicyError, PolicyStore, Sandbox};
 
 fn refusal(text: &str) -> PolicyError {
     let bytes = wat::parse_str(text).unwrap();
@@ -38,12 +38,15 @@ fn damaged_components() {
             PolicyError::Invalid { .. } | PolicyError::NoWorld { .. }
         );
         assert!(expected, "{length}: {error}");
+        // A torn file may still say what it was.
+        let _ = Kind::of(&bytes[..length]);
     }
     for at in (8..bytes.len()).step_by(1009) {
         let mut bytes = bytes.to_vec();
         bytes[at] ^= 0x55;
         // Some bytes do not matter to validity; none may do harm.
         let _ = sandbox.compile("sample", &bytes);
+        let _ = Kind::of(&bytes);
     }
 }
 
