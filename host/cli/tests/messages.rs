@@ -466,6 +466,26 @@ async fn worker_with_another_model() {
 }
 
 #[tokio::test]
+async fn cluster_too_small() {
+    let home = Home::new();
+    let address = free_address();
+    let worker = [
+        "--model",
+        TINY,
+        "--memory",
+        "300KB",
+        "--cluster",
+        "small",
+        "--name",
+        "pi",
+    ];
+    let _worker = home.worker(&worker, &address).await;
+    let options = ["--patience", "5", "--memory", "1MB", "--connect", &address];
+    let arguments = lead("small", &options);
+    assert_message!(home, home.halo(&[&arguments[..], &["Once"]].concat()));
+}
+
+#[tokio::test]
 async fn nobody_in_the_cluster() {
     let home = Home::new();
     let address = free_address();

@@ -77,6 +77,22 @@ pub enum NodeError {
         /// Bytes allowed.
         memory: u64,
     },
+    /// The workers are there, but the model does not fit all of them together.
+    #[error(
+        "the model's neuron groups need {:.1} MB, and the leader and {workers} worker(s) of cluster `{cluster}` may together take \
+         {:.1} MB; start more workers, or raise `memory` in their configuration or with --memory",
+        *.needed as f64 / 1e6, *.memory as f64 / 1e6
+    )]
+    ClusterTooSmall {
+        /// The cluster's name.
+        cluster: String,
+        /// Workers with this model.
+        workers: usize,
+        /// Bytes of all groups.
+        needed: u64,
+        /// Bytes that the nodes may take for them.
+        memory: u64,
+    },
     /// A cluster was asked for, and too few are there.
     #[error(
         "found {} with this model in cluster `{cluster}` within {seconds} s. {found}. {advice}",

@@ -175,6 +175,18 @@ impl Node {
 
     async fn no_workers(&self, wanted: usize, patience: Duration) -> NodeError {
         let found = cluster::profiles(&self.fabric).await;
+        let helpers = || {
+            let answered = found.values().filter_map(|p| p.as_ref().ok());
+            answered.filter(|p| p.serves && p.model == self.profile.model)
+        };
+        if helpers().count() >= wanted {
+            return NodeError::ClusterTooSmall {
+                cluster: self.config.network.cluster.clone(),
+                workers: helpers().count(),
+                needed: self.package.all_groups_bytes(),
+                memory: helpers().fold(self.profile.memory, |sum, p| sum.saturating_add(p.memory)),
+            };
+        }
         NodeError::NoWorkers {
             wanted,
             cluster: self.config.network.cluster.clone(),

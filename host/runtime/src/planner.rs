@@ -132,7 +132,10 @@ impl Planner {
                     && !known.unwilling.contains(&p.node)
             };
             let workers: Vec<&Profile> = known.profiles.values().filter(usable).collect();
-            if known.current.is_none() && workers.len() < self.minimum {
+            // Once a text is being written, going on beyond the leader's memory is better than not going on.
+            if known.current.is_none()
+                && (workers.len() < self.minimum || !self.holds_all(&workers))
+            {
                 return Ok(());
             }
             let devices: Vec<NodeId> = std::iter::once(&self.own.node)
@@ -171,6 +174,13 @@ impl Planner {
             self.slot.put(Prepared { plan, feed_forward });
             return Ok(());
         }
+    }
+
+    /// Whether every group fits somewhere.
+    fn holds_all(&self, workers: &[&Profile]) -> bool {
+        let nodes = std::iter::once(&self.own).chain(workers.iter().copied());
+        let fit: u64 = nodes.map(|p| p.memory / self.package.group_bytes()).sum();
+        fit >= (self.package.shape().layers * self.package.groups()) as u64
     }
 
     /// Asks nodes what they are: those that are new, or those that are suspected.
