@@ -137,9 +137,11 @@ fn datagrams_lost_on_the_wire_change_nothing() {
             .sum()
     };
     let (passed, dropped) = (total(|c| &c.passed), total(|c| &c.dropped));
-    // The tensors went this way and no other.
+    // The tensors went this way. Those that wait for one another may share a datagram, so there can be fewer datagrams than
+    // packets, but not by much.
+    let packets = counts.packets_sent + counts.packets_received;
     assert!(
-        passed + dropped >= counts.packets_sent + counts.packets_received,
+        10 * (passed + dropped) >= 9 * packets,
         "{passed} passed and {dropped} dropped of {counts:?}"
     );
     for relay in &relays {
