@@ -85,7 +85,7 @@ impl Cluster {
             _place: place,
         };
         for _ in 0..workers {
-            let worker = cluster.start_worker();
+            let worker = cluster.start_worker(&[]);
             cluster.workers.push(worker);
         }
         cluster.workers.iter_mut().for_each(Worker::wait_ready);
@@ -94,27 +94,23 @@ impl Cluster {
 
     /// Starts one more worker, which finds the leader.
     pub(crate) fn join(&mut self) -> &mut Worker {
-        let mut worker = self.start_worker();
+        // Nobody knows it, so it connects to everybody.
+        let mut known = self.addresses();
+        known.push(self.leader.clone());
+        let mut worker = self.start_worker(&known);
         worker.wait_ready();
         self.workers.push(worker);
         self.workers.last_mut().expect("the one just added")
     }
 
-    fn start_worker(&mut self) -> Worker {
+    fn start_worker(&mut self, known: &[String]) -> Worker {
         self.started += 1;
         let name = format!("worker-{}", self.started);
         let port = free_port();
         let mut command = halo(["node", "--json", "--cluster", &self.name, "--name", &name]);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
         self.node(&mut command, &name, self.started as u64);
-        // Later ones have to be found: they connect to whom they know, and the others do not know them.
-        for address in std::iter::once(&self.leader).chain(&self.addresses()).take(
-            if self.workers.is_empty() {
-                0
-            } else {
-                usize::MAX
-            },
-        ) {
+        for address in known {
             command.args(["--connect", address]);
         }
         Worker {

@@ -1,8 +1,9 @@
 //! Loss on the wire itself: zenoh's datagrams go through relays that drop some of them.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use halo_fabric::{FaultInjector, Faults, Loss};
 
@@ -17,11 +18,13 @@ const RATE: f64 = 0.05;
 /// What a relay has done with datagrams, both ways together.
 #[derive(Debug, Default)]
 struct Counts {
+    /// Whether it drops any yet.
+    dropping: AtomicBool,
     passed: AtomicU64,
     dropped: AtomicU64,
 }
 
-/// A relay between one UDP client and a server that drops a share of what comes by.
+/// A relay in front of a UDP server that drops a share of what comes by. As a router does, it keeps its clients apart.
 #[derive(Debug)]
 struct Relay {
     port: u16,
@@ -30,42 +33,50 @@ struct Relay {
 
 impl Relay {
     fn start(server: u16, seed: u64) -> Self {
-        let socket = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let (front, back) = (socket(), socket());
-        back.connect(("127.0.0.1", server)).expect("an address");
+        let front = Arc::new(socket());
         let port = front.local_addr().expect("an address").port();
         let counts = Arc::new(Counts::default());
-        let client = Arc::new(Mutex::new(None::<SocketAddr>));
-        let (front, back) = (Arc::new(front), Arc::new(back));
-
-        let mut drops = Drops::new(seed, &counts);
-        let (from, to, known) = (Arc::clone(&front), Arc::clone(&back), Arc::clone(&client));
+        let mut to_server = Drops::new(2 * seed, &counts);
+        let counted = Arc::clone(&counts);
         std::thread::spawn(move || {
+            let mut clients: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
             let mut buffer = [0; 65_536];
-            while let Ok((bytes, address)) = from.recv_from(&mut buffer) {
-                *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-                if !drops.this_one() {
-                    // Nobody may listen there yet; then it is lost, which is what this is about.
-                    let _ = to.send(&buffer[..bytes]);
-                }
-            }
-        });
-        let mut drops = Drops::new(!seed, &counts);
-        std::thread::spawn(move || {
-            let mut buffer = [0; 65_536];
-            loop {
-                // An error tells that nobody listens there yet.
-                let Ok(bytes) = back.recv(&mut buffer) else {
-                    continue;
-                };
-                let client = *client.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(client) = client.filter(|_| !drops.this_one()) {
-                    let _ = front.send_to(&buffer[..bytes], client);
+            while let Ok((bytes, client)) = front.recv_from(&mut buffer) {
+                let back = clients.entry(client).or_insert_with(|| {
+                    let back = Arc::new(socket());
+                    back.connect(("127.0.0.1", server)).expect("an address");
+                    let drops = Drops::new(2 * seed + 1, &counted);
+                    answer(Arc::clone(&back), Arc::clone(&front), client, drops);
+                    back
+                });
+                if !to_server.this_one() {
+                    // Nobody may listen there any more; then it is lost, which is what this is about.
+                    let _ = back.send(&buffer[..bytes]);
                 }
             }
         });
         Self { port, counts }
     }
+
+    fn drop_from_now_on(&self) {
+        self.counts.dropping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Passes the server's datagrams on to one client.
+fn answer(back: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr, mut drops: Drops) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65_536];
+        while let Ok(bytes) = back.recv(&mut buffer) {
+            if !drops.this_one() {
+                let _ = front.send_to(&buffer[..bytes], client);
+            }
+        }
+    });
+}
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").expect("a socket")
 }
 
 /// Decides about the datagrams of one direction.
@@ -87,7 +98,7 @@ impl Drops {
     }
 
     fn this_one(&mut self) -> bool {
-        let dropped = self.injector.loses();
+        let dropped = self.counts.dropping.load(Ordering::Relaxed) && self.injector.loses();
         let count = if dropped {
             &self.counts.dropped
         } else {
@@ -124,7 +135,10 @@ fn datagrams_lost_on_the_wire_change_nothing() {
         "--wire",
         "f32",
     ];
-    let generation = cluster.lead_over(&endpoints, TOKENS, &options).finish();
+    let leader = cluster.lead_over(&endpoints, TOKENS, &options);
+    // From here on only tensors and heartbeats come by.
+    relays.iter().for_each(Relay::drop_from_now_on);
+    let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
 
     let counts = &generation.report.counts;

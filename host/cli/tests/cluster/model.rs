@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use halo_models::{ImportOptions, Package, WeightFormat, import};
+use halo_policy::Digest;
 use halo_runtime::{Counts, Report};
 
 use crate::process::run;
@@ -40,12 +41,14 @@ impl Model {
     }
 }
 
-/// Makes the exact model's package, with the default model's calibration.
+/// Makes the exact model's package, with the default model's calibration. Its folder is named after what is in it, so that
+/// several runs of these tests can share it.
 fn exact(root: &Path) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster-exact");
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let building = tempfile::tempdir_in(shared).expect("a folder");
+    let folder = building.path().join("exact");
     let options = ImportOptions {
         weights: WeightFormat::F32,
-        overwrite: true,
         ..ImportOptions::default()
     };
     let source = root.join("models/tests/data/tiny-hf");
@@ -57,7 +60,13 @@ fn exact(root: &Path) -> PathBuf {
     package
         .with_calibration(&calibration)
         .expect("a calibration");
-    folder
+    let manifest = std::fs::read(folder.join("manifest.json")).expect("a manifest");
+    let named = shared.join(format!("exact-{}", Digest::of(&manifest).short()));
+    // Where it is there already, this one is not needed.
+    if let Err(error) = std::fs::rename(&folder, &named) {
+        assert!(named.is_dir(), "{}: {error}", named.display());
+    }
+    named
 }
 
 /// The tokens that one process without a cluster generates with the exact model: what is right.
