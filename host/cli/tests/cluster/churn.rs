@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup};
-use crate::leader::{IN_VAIN, Leader};
+use crate::leader::Leader;
 use crate::model::right_tokens;
 
 const TOKENS: usize = 64;
@@ -49,7 +49,6 @@ fn strict_goes_on_right_without_a_killed_worker() {
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
     assert_eq!(generation.report.counts.concealed_partials, 0);
-    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
@@ -76,7 +75,6 @@ fn all_workers_killed_leave_the_leader_alone() {
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
-    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
