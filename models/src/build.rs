@@ -47,6 +47,9 @@ pub(crate) struct Outline {
     /// Complete but for the files.
     pub(crate) manifest: Manifest,
     pub(crate) layout: Layout,
+    /// Feed-forward neurons that the model has. The shape may have more, to fill the last group: their weights are zero,
+    /// so they contribute nothing.
+    pub(crate) neurons: usize,
 }
 
 /// How weights are to be stored.
@@ -63,15 +66,22 @@ impl Outline {
     /// `shape` has been validated.
     pub(crate) fn new(
         name: &str,
-        shape: Shape,
+        mut shape: Shape,
         storing: &Storing,
         source: String,
     ) -> Result<Self, ImportError> {
         manifest::check_name(name).map_err(ImportError::Option)?;
+        let neurons = shape.feed_forward;
         let group_size = match storing.group_size {
-            Some(size) => size,
-            None => default_group_size(shape.feed_forward)?,
+            Some(size @ 1..) if size <= neurons => size,
+            None => default_group_size(neurons),
+            Some(size) => {
+                return Err(ImportError::Option(format!(
+                    "{neurons} feed-forward neurons cannot be divided into groups of {size}"
+                )));
+            }
         };
+        shape.feed_forward = neurons.next_multiple_of(group_size);
         let embedding = match storing.weights {
             WeightFormat::F32 => WeightFormat::F32,
             _ => WeightFormat::F16,
@@ -91,7 +101,11 @@ impl Outline {
             source,
             files: BTreeMap::new(),
         };
-        Ok(Self { manifest, layout })
+        Ok(Self {
+            manifest,
+            layout,
+            neurons,
+        })
     }
 
     /// Writes the package's files into a folder, the manifest last.
@@ -130,15 +144,12 @@ impl Outline {
     }
 }
 
-/// The group size to use when none is asked for.
-fn default_group_size(feed_forward: usize) -> Result<usize, ImportError> {
-    let largest = if feed_forward < 2048 { 32 } else { 128 };
-    [128, 64, 32, 16]
+/// The group size to use when none is asked for: the largest that suits the model and pads it by less than a hundredth.
+fn default_group_size(neurons: usize) -> usize {
+    let largest = if neurons < 2048 { 32 } else { 128 };
+    let padding = |size: usize| neurons.next_multiple_of(size) - neurons;
+    [128, 64, 32]
         .into_iter()
-        .find(|size| *size <= largest && feed_forward.is_multiple_of(*size))
-        .ok_or_else(|| {
-            ImportError::Option(format!(
-                "{feed_forward} feed-forward neurons cannot be divided into groups of 128, 64, 32 or 16; choose a group size"
-            ))
-        })
+        .find(|size| *size <= largest && padding(*size) * 100 < neurons)
+        .unwrap_or(16)
 }

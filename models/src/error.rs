@@ -163,7 +163,7 @@ pub enum ImportError {
         reason: String,
     },
     /// The model is of a kind that HALO does not run.
-    #[error("{}: HALO does not run models with {what}; it runs the LLaMA family: model_type llama, or mistral without a sliding window", path.display())]
+    #[error("{}: HALO does not run models with {what}; it runs the LLaMA family: model_type llama, mistral, qwen2 or qwen3", path.display())]
     Unsupported {
         /// The configuration.
         path: PathBuf,

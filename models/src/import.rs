@@ -2,6 +2,7 @@
 
 mod config;
 mod matrices;
+mod names;
 mod source;
 
 use std::fs;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::{Contents, Outline, Place, Progress, Storing};
 use crate::error::ImportError;
-use crate::layout::{ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, Layout};
+use crate::layout::{FINAL_NORM, Layout};
 use crate::manifest::{self, FileRecord, TOKENIZER, WeightFormat};
 use crate::package::Package;
 use crate::shape::Shape;
@@ -30,7 +31,7 @@ pub struct ImportOptions {
     /// are f32, else f16. Quantising a tied embedding is what costs most quality.
     pub embedding: Option<WeightFormat>,
     /// Feed-forward neurons in a group. If there is nothing here: 32 in models of fewer than 2,048 neurons a layer and
-    /// 128 in others, or the largest of 128, 64, 32 and 16 below that which divides the neurons.
+    /// 128 in others, or the largest of 64, 32 and 16 below that which pads the neurons by less than a hundredth.
     pub group_size: Option<usize>,
     /// Where the model came from, for people to read.
     pub source: String,
@@ -79,7 +80,7 @@ pub fn import(
         group_size: options.group_size,
     };
     let outline = Outline::new(name, shape, &storing, options.source.clone())?;
-    let mut model = ModelFolder::open(source, outline.manifest.shape.vocabulary)?;
+    let mut model = ModelFolder::open(source, &outline)?;
     place.fill(|dir| outline.build(&mut model, dir, progress))
 }
 
@@ -90,13 +91,14 @@ struct ModelFolder {
 }
 
 impl ModelFolder {
-    fn open(dir: &Path, vocabulary: usize) -> Result<Self, ImportError> {
+    fn open(dir: &Path, outline: &Outline) -> Result<Self, ImportError> {
         let weights = Source::open(dir)?;
+        weights.check_layers(outline)?;
         let tokenizer = dir.join(TOKENIZER);
         if !tokenizer.exists() {
             return Err(ImportError::Missing { path: tokenizer });
         }
-        Tokenizer::open(&tokenizer, vocabulary)?;
+        Tokenizer::open(&tokenizer, outline.manifest.shape.vocabulary)?;
         Ok(Self { weights, tokenizer })
     }
 }
@@ -132,11 +134,7 @@ impl Contents for ModelFolder {
         layer: usize,
         path: &Path,
     ) -> Result<FileRecord, ImportError> {
-        let Shape {
-            width,
-            feed_forward,
-            ..
-        } = outline.manifest.shape;
+        let (width, neurons) = (outline.manifest.shape.width, outline.neurons);
         let Layout {
             query,
             key,
@@ -148,28 +146,20 @@ impl Contents for ModelFolder {
             ..
         } = &outline.layout;
         let read = |name: &str, shape: &[usize]| {
-            self.weights
-                .read(&format!("model.layers.{layer}.{name}.weight"), shape)
+            let tensor = format!("model.layers.{layer}.{}", names::of_layer(name));
+            self.weights.read(&tensor, shape)
         };
         let mut file = WeightFile::default();
-        file.vector(ATTENTION_NORM, &read("input_layernorm", &[width])?);
-        file.vector(
-            FEED_FORWARD_NORM,
-            &read("post_attention_layernorm", &[width])?,
-        );
-        for (name, spec) in [
-            ("q_proj", query),
-            ("k_proj", key),
-            ("v_proj", value),
-            ("o_proj", output),
-        ] {
-            let weights = read(&format!("self_attn.{name}"), &[spec.rows, spec.columns])?;
-            file.matrix(spec, &weights)?;
+        for &(name, length) in &outline.layout.vectors {
+            file.vector(name, &read(name, &[length])?);
         }
-        // Groups are runs of rows here, so the stack is the matrix as it is.
-        file.matrix(gate, &read("mlp.gate_proj", &[feed_forward, width])?)?;
-        file.matrix(up, &read("mlp.up_proj", &[feed_forward, width])?)?;
-        file.columns(down, read("mlp.down_proj", &[width, feed_forward])?)?;
+        for spec in [query, key, value, output] {
+            file.matrix(spec, &read(spec.name, &[spec.rows, spec.columns])?)?;
+        }
+        for spec in [gate, up] {
+            file.rows(spec, read(spec.name, &[neurons, width])?)?;
+        }
+        file.columns(down, read(down.name, &[width, neurons])?)?;
         file.write(path)
     }
 }

@@ -13,6 +13,12 @@ use crate::tensors::{TensorError, TensorFile};
 pub(crate) const ATTENTION_NORM: &str = "attention.norm";
 pub(crate) const FEED_FORWARD_NORM: &str = "feed_forward.norm";
 pub(crate) const FINAL_NORM: &str = "final_norm";
+pub(crate) const QUERY_BIAS: &str = "attention.query_bias";
+pub(crate) const KEY_BIAS: &str = "attention.key_bias";
+pub(crate) const VALUE_BIAS: &str = "attention.value_bias";
+pub(crate) const OUTPUT_BIAS: &str = "attention.output_bias";
+pub(crate) const QUERY_NORM: &str = "attention.query_norm";
+pub(crate) const KEY_NORM: &str = "attention.key_norm";
 
 /// A [`WeightFormat`] applied to a matrix: the block size is the one it really has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +85,11 @@ impl Part {
 }
 
 impl Spec {
+    /// Weights of all matrices of the stack.
+    pub(crate) fn elements(&self) -> usize {
+        self.stack.unwrap_or(1) * self.rows * self.columns
+    }
+
     /// The tensors that hold it: the values alone, or data, scales and zero points.
     pub(crate) fn parts(&self) -> Vec<Part> {
         let part = |suffix: &str, dtype, tail: &[usize]| {
@@ -172,9 +183,11 @@ impl Stored {
     }
 }
 
-/// Every matrix of a package; those of a layer are the same in every layer.
+/// Every matrix and vector of a package; those of a layer are the same in every layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
+    /// Name and length of a layer's vectors, which are in f32: its norms, and what else its attention has.
+    pub(crate) vectors: Vec<(&'static str, usize)>,
     pub(crate) embedding: Spec,
     /// None when it is tied to the embedding.
     pub(crate) head: Option<Spec>,
@@ -248,7 +261,18 @@ impl Layout {
         let keys = shape.kv_heads * shape.head_width;
         // Blocks of `output` and `down` must not straddle two groups, which different nodes may compute.
         let kv_group = shape.kv_group_width();
+        let mut vectors = vec![(ATTENTION_NORM, width), (FEED_FORWARD_NORM, width)];
+        if shape.qkv_bias {
+            vectors.extend([(QUERY_BIAS, queries), (KEY_BIAS, keys), (VALUE_BIAS, keys)]);
+        }
+        if shape.output_bias {
+            vectors.push((OUTPUT_BIAS, width));
+        }
+        if shape.qk_norm {
+            vectors.extend([QUERY_NORM, KEY_NORM].map(|name| (name, shape.head_width)));
+        }
         Ok(Self {
+            vectors,
             embedding: spec(
                 "embedding",
                 embedding,

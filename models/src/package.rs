@@ -1,5 +1,6 @@
 //! A model package, opened.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -10,7 +11,10 @@ use crate::atomic::replace_file;
 use crate::calibration::Calibration;
 use crate::digest;
 use crate::error::PackageError;
-use crate::layout::{ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, Layout, Stored};
+use crate::layout::{
+    ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, KEY_BIAS, KEY_NORM, Layout, OUTPUT_BIAS,
+    QUERY_BIAS, QUERY_NORM, Stored, VALUE_BIAS,
+};
 use crate::manifest::{self, CALIBRATION, EMBEDDING, FileRecord, MANIFEST, Manifest, TOKENIZER};
 use crate::matrix::Matrix;
 use crate::shape::Shape;
@@ -45,8 +49,8 @@ struct OuterWeights {
 #[derive(Debug)]
 struct LayerWeights {
     file: TensorFile,
-    attention_norm: Range<usize>,
-    feed_forward_norm: Range<usize>,
+    /// By name, those that the layout lists.
+    vectors: HashMap<&'static str, Range<usize>>,
     query: Stored,
     key: Stored,
     value: Stored,
@@ -71,6 +75,18 @@ pub struct Attention<'a> {
     pub value: Matrix<'a>,
     /// `width` × `heads * head_width`.
     pub output: Matrix<'a>,
+    /// `heads * head_width`, added to the queries; this and the next two are there if [`Shape::qkv_bias`] says so.
+    pub query_bias: Option<Vec<f32>>,
+    /// `kv_heads * head_width`.
+    pub key_bias: Option<Vec<f32>>,
+    /// `kv_heads * head_width`.
+    pub value_bias: Option<Vec<f32>>,
+    /// `width`, if [`Shape::output_bias`] says so.
+    pub output_bias: Option<Vec<f32>>,
+    /// RMS normalisation of every head's query, if [`Shape::qk_norm`] says so: `head_width` gains.
+    pub query_norm: Option<Vec<f32>>,
+    /// The same for keys.
+    pub key_norm: Option<Vec<f32>>,
 }
 
 /// The weights of one feed-forward neuron group.
@@ -124,7 +140,7 @@ impl Package {
         let width = manifest.shape.width;
         let outer = OuterWeights::open(&dir.join(EMBEDDING), &layout, width)?;
         let layers = (0..manifest.shape.layers)
-            .map(|layer| LayerWeights::open(&dir.join(manifest::layer_file(layer)), &layout, width))
+            .map(|layer| LayerWeights::open(&dir.join(manifest::layer_file(layer)), &layout))
             .collect::<Result<_, PackageError>>()?;
         Ok(Self(Arc::new(Inner {
             dir: dir.into(),
@@ -254,19 +270,25 @@ impl Package {
         let weights = &self.0.layers[layer];
         let file = &weights.file;
         Attention {
-            norm: f32_values(&file.bytes()[weights.attention_norm.clone()]),
+            norm: weights.vector(ATTENTION_NORM).unwrap_or_default(),
             query: weights.query.matrix(file, 0),
             key: weights.key.matrix(file, 0),
             value: weights.value.matrix(file, 0),
             output: weights.output.matrix(file, 0),
+            query_bias: weights.vector(QUERY_BIAS),
+            key_bias: weights.vector(KEY_BIAS),
+            value_bias: weights.vector(VALUE_BIAS),
+            output_bias: weights.vector(OUTPUT_BIAS),
+            query_norm: weights.vector(QUERY_NORM),
+            key_norm: weights.vector(KEY_NORM),
         }
     }
 
     /// RMS normalisation before a layer's feed-forward part: `width` gains.
     #[must_use]
     pub fn feed_forward_norm(&self, layer: usize) -> Vec<f32> {
-        let weights = &self.0.layers[layer];
-        f32_values(&weights.file.bytes()[weights.feed_forward_norm.clone()])
+        let norm = self.0.layers[layer].vector(FEED_FORWARD_NORM);
+        norm.unwrap_or_default()
     }
 
     /// The weights of a feed-forward group.
@@ -376,11 +398,15 @@ impl OuterWeights {
 }
 
 impl LayerWeights {
-    fn open(path: &Path, layout: &Layout, width: usize) -> Result<Self, PackageError> {
+    fn open(path: &Path, layout: &Layout) -> Result<Self, PackageError> {
         let file = TensorFile::open(path)?;
+        let vectors = layout
+            .vectors
+            .iter()
+            .map(|&(name, length)| Ok((name, file.expect_vector(name, length)?)))
+            .collect::<Result<_, PackageError>>()?;
         Ok(Self {
-            attention_norm: file.expect_vector(ATTENTION_NORM, width)?,
-            feed_forward_norm: file.expect_vector(FEED_FORWARD_NORM, width)?,
+            vectors,
             query: layout.query.find(&file)?,
             key: layout.key.find(&file)?,
             value: layout.value.find(&file)?,
@@ -390,5 +416,11 @@ impl LayerWeights {
             down: layout.down.find(&file)?,
             file,
         })
+    }
+
+    /// A vector, if the layout lists it.
+    fn vector(&self, name: &str) -> Option<Vec<f32>> {
+        let range = self.vectors.get(name)?;
+        Some(f32_values(&self.file.bytes()[range.clone()]))
     }
 }

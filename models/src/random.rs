@@ -10,7 +10,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 use crate::build::{Contents, Outline, Place, Progress, Storing, write_tensors};
 use crate::error::ImportError;
-use crate::layout::{ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, Part, Spec, Storage};
+use crate::layout::{FINAL_NORM, Part, Spec, Storage};
 use crate::manifest::{FileRecord, WeightFormat};
 use crate::package::Package;
 use crate::shape::Shape;
@@ -102,11 +102,16 @@ impl Contents for RandomWeights {
         _: usize,
         path: &Path,
     ) -> Result<FileRecord, ImportError> {
-        let width = outline.manifest.shape.width;
-        let norms = [ATTENTION_NORM, FEED_FORWARD_NORM]
-            .map(|name| (Part::vector(name, width), Elements::ones()));
+        let vectors = outline.layout.vectors.iter().map(|&(name, length)| {
+            let elements = if name.ends_with("norm") {
+                Elements::ones()
+            } else {
+                Elements::f32((length as f32).sqrt().recip())
+            };
+            (Part::vector(name, length), elements)
+        });
         let matrices = outline.layout.layer().into_iter().flat_map(matrix);
-        self.write(path, matrices.chain(norms).collect())
+        self.write(path, matrices.chain(vectors).collect())
     }
 }
 

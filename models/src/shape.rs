@@ -32,6 +32,18 @@ pub struct Shape {
     /// How the frequencies of the rotary position embedding are changed, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
+    /// Positions that one attends to at most, itself among them; if there is nothing here, all before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
+    /// Queries, keys and values have a bias.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qkv_bias: bool,
+    /// Attention's output has a bias.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub output_bias: bool,
+    /// Each head's query and key are RMS-normalised before they are rotated.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qk_norm: bool,
     /// Added to the mean square in RMS normalisation.
     pub norm_epsilon: f32,
     /// The output head is the embedding.
@@ -88,8 +100,8 @@ impl Shape {
         check(
             "head_width",
             self.head_width,
-            self.head_width.is_multiple_of(2),
-            || "even, because rotary positions turn pairs".into(),
+            self.head_width.is_multiple_of(16),
+            || "a multiple of 16, as ONNX Runtime's attention has it".into(),
         )?;
         check(
             "rope_theta",
@@ -99,6 +111,15 @@ impl Shape {
         )?;
         if let Some(scaling) = &self.rope_scaling {
             scaling.validate()?;
+        }
+        if let Some(window) = self.sliding_window {
+            let limit = Self::MAX_CONTEXT;
+            check(
+                "sliding_window",
+                window,
+                (1..=limit).contains(&window),
+                || format!("between 1 and {limit}"),
+            )?;
         }
         check(
             "norm_epsilon",
@@ -128,6 +149,11 @@ impl Shape {
     pub fn kv_group_width(&self) -> usize {
         self.heads / self.kv_heads * self.head_width
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 pub(crate) fn check(
@@ -162,6 +188,10 @@ mod tests {
             context: 512,
             rope_theta: 10000.0,
             rope_scaling: None,
+            sliding_window: None,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: false,
             norm_epsilon: 1e-5,
             tied_head: true,
             bos: Some(0),
@@ -182,9 +212,28 @@ mod tests {
     }
 
     #[test]
-    fn rope_scaling_is_written_only_where_there_is_one() {
+    fn what_not_every_model_has_is_written_only_where_it_is() {
         let plain = serde_json::to_value(tiny()).unwrap();
-        assert!(plain.get("rope_scaling").is_none());
+        let optional = [
+            "rope_scaling",
+            "sliding_window",
+            "qkv_bias",
+            "output_bias",
+            "qk_norm",
+        ];
+        for key in optional {
+            assert!(plain.get(key).is_none(), "{key}");
+        }
+        let full = Shape {
+            sliding_window: Some(128),
+            qkv_bias: true,
+            output_bias: true,
+            qk_norm: true,
+            ..tiny()
+        };
+        assert_eq!(full.validate(), Ok(()));
+        let written = serde_json::to_value(&full).unwrap();
+        assert_eq!(serde_json::from_value::<Shape>(written).unwrap(), full);
         let scaled = Shape {
             rope_scaling: Some(RopeScaling::Llama3 {
                 factor: 32.0,
@@ -219,6 +268,8 @@ mod tests {
         assert_eq!(refused(|s| s.kv_heads = 0), "kv_heads");
         assert_eq!(refused(|s| s.kv_heads = 3), "kv_heads");
         assert_eq!(refused(|s| s.head_width = 31), "head_width");
+        assert_eq!(refused(|s| s.head_width = 40), "head_width");
+        assert_eq!(refused(|s| s.sliding_window = Some(0)), "sliding_window");
         assert_eq!(refused(|s| s.feed_forward = usize::MAX), "feed_forward");
         assert_eq!(refused(|s| s.vocabulary = 0), "vocabulary");
         assert_eq!(refused(|s| s.context = 0), "context");

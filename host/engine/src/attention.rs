@@ -6,6 +6,7 @@ use ort::value::{Tensor, TensorElementType};
 
 use crate::error::Context;
 use crate::graph::{ANY, GraphBuilder, MICROSOFT, Value};
+use crate::projection::Projection;
 use crate::weights::Weights;
 use crate::{Engine, EngineError, KvCache};
 
@@ -175,20 +176,39 @@ fn session(engine: &Engine, package: &Package, layer: usize) -> Result<Session, 
         &["y"],
         &[epsilon, ("axis", Value::Int(-1))],
     )?;
-    for (name, output, matrix) in [
-        ("query", "q", weights.query),
-        ("key", "k", weights.key),
-        ("value", "v", weights.value),
-    ] {
-        graph.product(name, "y", output, &Weights::stack(&[matrix])?)?;
+    let mut project = |name, matrix, bias, norm| {
+        let projection = Projection {
+            name,
+            matrix,
+            bias,
+            norm,
+        };
+        projection.add_to(&mut graph, "y", shape.norm_epsilon)
+    };
+    let query = project(
+        "query",
+        weights.query,
+        weights.query_bias,
+        weights.query_norm,
+    )?;
+    let key = project("key", weights.key, weights.key_bias, weights.key_norm)?;
+    let value = project("value", weights.value, weights.value_bias, None)?;
+    let mut attributes = vec![
+        ("num_heads", Value::Int(shape.heads as i64)),
+        ("kv_num_heads", Value::Int(shape.kv_heads as i64)),
+        ("do_rotary", Value::Int(1)),
+    ];
+    // ONNX Runtime counts the position itself, as we do.
+    if let Some(window) = shape.sliding_window {
+        attributes.push(("local_window_size", Value::Int(window as i64)));
     }
     graph.node(
         "GroupQueryAttention",
         MICROSOFT,
         &[
-            "q",
-            "k",
-            "v",
+            &query,
+            &key,
+            &value,
             "past_keys",
             "past_values",
             "last_position",
@@ -197,17 +217,18 @@ fn session(engine: &Engine, package: &Package, layer: usize) -> Result<Session, 
             "sin",
         ],
         &["a", "keys", "values"],
-        &[
-            ("num_heads", Value::Int(shape.heads as i64)),
-            ("kv_num_heads", Value::Int(shape.kv_heads as i64)),
-            ("do_rotary", Value::Int(1)),
-        ],
+        &attributes,
     )?;
     graph.product("output", "a", "o", &Weights::stack(&[weights.output])?)?;
+    let mut inputs = vec!["o", "x", "feed_forward_norm"];
+    if let Some(bias) = weights.output_bias {
+        graph.constant("output_bias", &[shape.width], &bias)?;
+        inputs.push("output_bias");
+    }
     graph.node(
         "SkipSimplifiedLayerNormalization",
         MICROSOFT,
-        &["o", "x", "feed_forward_norm"],
+        &inputs,
         &["normed", "", "", "hidden"],
         &[epsilon],
     )?;

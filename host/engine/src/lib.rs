@@ -18,6 +18,7 @@ mod graph;
 mod head;
 mod kv_cache;
 pub mod library;
+mod projection;
 mod rope;
 mod weights;
 

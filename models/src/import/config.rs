@@ -4,15 +4,54 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::ImportError;
 use crate::rope::RopeScaling;
 use crate::shape::Shape;
 
-/// The keys that matter here. Those that a LLaMA model may leave out have the value they then mean.
+/// The architectures that HALO runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Architecture {
+    Llama,
+    Mistral,
+    /// With biases of queries, keys and values.
+    Qwen2,
+    /// With norms of every head's query and key.
+    Qwen3,
+}
+
+/// The values of `layer_types`.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// Keys that ask for something HALO would leave out unless they are null, false, zero or empty.
+const ABSENT: [&str; 11] = [
+    "mlp_bias",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "use_qk_norm",
+    "qk_layernorm",
+    "clip_qkv",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "no_rope_layers",
+    "quantization_config",
+];
+
+/// Keys that ask for something HALO would leave out unless they are null or 1.
+const ONE: [&str; 5] = [
+    "partial_rotary_factor",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+    "logit_scale",
+];
+
+/// The keys that matter here. Those that a model may leave out have the value they then mean.
 #[derive(Debug, Deserialize)]
 struct Config {
-    model_type: Option<String>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -26,16 +65,29 @@ struct Config {
     rope_theta: Option<f64>,
     rope_scaling: Option<Rope>,
     rope_parameters: Option<Rope>,
+    /// Where it is left out, which is not where it is null, it means this.
+    #[serde(default = "usual_window")]
     sliding_window: Option<usize>,
     #[serde(default)]
-    attention_bias: bool,
+    use_sliding_window: bool,
+    /// Layers before this one have no window.
+    #[serde(default = "usual_window_layers")]
+    max_window_layers: usize,
+    layer_types: Option<Vec<String>>,
     #[serde(default)]
-    mlp_bias: bool,
+    attention_bias: bool,
     #[serde(default)]
     tie_word_embeddings: bool,
     bos_token_id: Option<u32>,
     eos_token_id: Option<OneOrMany>,
-    quantization_config: Option<serde::de::IgnoredAny>,
+}
+
+fn usual_window() -> Option<usize> {
+    Some(4096)
+}
+
+fn usual_window_layers() -> usize {
+    28
 }
 
 /// How rotary positions are scaled; older files say `type`.
@@ -48,6 +100,10 @@ struct Rope {
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
+    partial_rotary_factor: Option<f64>,
+    /// Whatever else there is would change them further.
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,31 +120,40 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
         path: path.into(),
         reason,
     };
-    /// What tells one architecture's configuration from another's, whose other keys may differ.
-    #[derive(Deserialize)]
-    struct Kind {
-        model_type: Option<String>,
-    }
-    let kind: Kind = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-    match kind.model_type.as_deref() {
-        Some("llama" | "mistral") => {}
+    let unsupported = |what: String| ImportError::Unsupported {
+        path: path.into(),
+        what,
+    };
+    let keys: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let architecture = match keys.get("model_type").and_then(Value::as_str) {
+        Some("llama") => Architecture::Llama,
+        Some("mistral") => Architecture::Mistral,
+        Some("qwen2") => Architecture::Qwen2,
+        Some("qwen3") => Architecture::Qwen3,
         Some(other) => {
-            return Err(unsupported(
-                path,
-                format!("model_type `{}`", other.escape_debug()),
-            ));
+            return Err(unsupported(format!(
+                "model_type `{}`",
+                other.escape_debug()
+            )));
         }
         None => return Err(invalid("`model_type` is missing".into())),
-    }
+    };
+    check_absent(&keys).map_err(unsupported)?;
     let config: Config =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-    config
-        .check_supported()
-        .map_err(|what| unsupported(path, what))?;
+    config.check_supported().map_err(unsupported)?;
+    let sliding_window = config.window(architecture).map_err(unsupported)?;
     let heads = config.num_attention_heads;
-    let head_width = match config.head_dim {
-        Some(width) => width,
-        None => config
+    let kv_heads = match (config.num_key_value_heads, architecture) {
+        (Some(kv_heads), _) => kv_heads,
+        (None, Architecture::Llama) => heads,
+        (None, _) => return Err(invalid("`num_key_value_heads` is missing".into())),
+    };
+    let head_width = match (config.head_dim, architecture) {
+        (Some(width), _) => width,
+        (None, Architecture::Qwen3) => return Err(invalid("`head_dim` is missing".into())),
+        (None, _) => config
             .hidden_size
             .checked_div(heads)
             .filter(|width| width * heads == config.hidden_size)
@@ -108,13 +173,17 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
         layers: config.num_hidden_layers,
         width: config.hidden_size,
         heads,
-        kv_heads: config.num_key_value_heads.unwrap_or(heads),
+        kv_heads,
         head_width,
         feed_forward: config.intermediate_size,
         vocabulary: config.vocab_size,
         context: config.max_position_embeddings,
         rope_theta: rope_theta.or(config.rope_theta).unwrap_or(10_000.0),
         rope_scaling,
+        sliding_window,
+        qkv_bias: config.attention_bias || architecture == Architecture::Qwen2,
+        output_bias: config.attention_bias,
+        qk_norm: architecture == Architecture::Qwen3,
         norm_epsilon: config.rms_norm_eps,
         tied_head: config.tie_word_embeddings,
         bos: config.bos_token_id,
@@ -160,36 +229,60 @@ impl Config {
 
     /// Checks that nothing is asked for that HALO would leave out. The error says what.
     fn check_supported(&self) -> Result<(), String> {
-        let refuse = |condition: bool, what: &str| {
-            if condition {
-                Err(what.to_owned())
-            } else {
-                Ok(())
-            }
-        };
-        if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
+        let silu = ["silu", "swish"];
+        if let Some(act) = self.hidden_act.as_deref().filter(|act| !silu.contains(act)) {
             return Err(format!("hidden_act `{}`", act.escape_debug()));
+        }
+        let known = [FULL, SLIDING];
+        let mut kinds = self.layer_types.iter().flatten();
+        if let Some(kind) = kinds.find(|kind| !known.contains(&kind.as_str())) {
+            return Err(format!("layer_types `{}`", kind.escape_debug()));
         }
         for (key, rope) in self.ropes() {
             let known = ["default", "linear", "llama3"];
             if let Some(kind) = rope.kind().filter(|kind| !known.contains(kind)) {
                 return Err(format!("{key} of type `{}`", kind.escape_debug()));
             }
+            let partial = rope.partial_rotary_factor.filter(|factor| *factor != 1.0);
+            let partial = partial.map(|_| "partial_rotary_factor");
+            if let Some(other) = partial.or(rope.others.keys().next().map(String::as_str)) {
+                return Err(format!("{} in {key}", other.escape_debug()));
+            }
         }
+        Ok(())
+    }
+
+    /// The window that every layer has, if there is one. The error says why not every layer has the same.
+    fn window(&self, architecture: Architecture) -> Result<Option<usize>, String> {
+        let used = match architecture {
+            Architecture::Llama => false,
+            Architecture::Mistral => true,
+            Architecture::Qwen2 | Architecture::Qwen3 => self.use_sliding_window,
+        };
         // A window as long as the context never hides anything.
-        let window = self
-            .sliding_window
-            .filter(|window| *window < self.max_position_embeddings);
-        refuse(
-            self.model_type.as_deref() == Some("mistral") && window.is_some(),
-            "a sliding window shorter than max_position_embeddings",
-        )?;
-        refuse(self.attention_bias, "attention_bias")?;
-        refuse(self.mlp_bias, "mlp_bias")?;
-        refuse(
-            self.quantization_config.is_some(),
-            "weights that are already quantised (quantization_config)",
-        )
+        let hides = |window: &usize| used && *window < self.max_position_embeddings;
+        let Some(window) = self.sliding_window.filter(hides) else {
+            return Ok(None);
+        };
+        let layers = self.num_hidden_layers;
+        let (key, windowed) = match (&self.layer_types, architecture) {
+            (Some(types), _) => {
+                let sliding = types.iter().filter(|kind| *kind == SLIDING);
+                ("layer_types", sliding.count())
+            }
+            (None, Architecture::Qwen2 | Architecture::Qwen3) => {
+                let windowed = layers.saturating_sub(self.max_window_layers);
+                ("max_window_layers", windowed)
+            }
+            (None, _) => ("num_hidden_layers", layers),
+        };
+        match windowed {
+            0 => Ok(None),
+            all if all == layers => Ok(Some(window)),
+            some => Err(format!(
+                "a sliding window in only {some} of {layers} layers ({key})"
+            )),
+        }
     }
 }
 
@@ -220,9 +313,26 @@ impl Rope {
     }
 }
 
-fn unsupported(path: &Path, what: String) -> ImportError {
-    ImportError::Unsupported {
-        path: path.into(),
-        what,
+/// Checks that no key asks for what HALO would leave out. The error names the key.
+fn check_absent(keys: &Map<String, Value>) -> Result<(), String> {
+    let absent = |value: &Value| match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(values) => values.is_empty(),
+    };
+    let one = |value: &Value| value.is_null() || value.as_f64() == Some(1.0);
+    let asks = |(key, value): &(&String, &Value)| {
+        let key = key.as_str();
+        ABSENT.contains(&key) && !absent(value) || ONE.contains(&key) && !one(value)
+    };
+    match keys.iter().find(asks) {
+        None => Ok(()),
+        Some((key, _)) if key == "quantization_config" => {
+            Err("weights that are already quantised (quantization_config)".into())
+        }
+        Some((key, value)) => Err(format!("{key} {value}")),
     }
 }

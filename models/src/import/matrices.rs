@@ -39,19 +39,26 @@ impl WeightFile {
         Ok(())
     }
 
-    /// Adds a matrix cut into stacks of columns: the first `spec.columns` of every row are the first matrix.
+    /// Adds a matrix cut into a stack of rows: the first `spec.rows` are the first matrix. Zeros fill the last.
+    pub(super) fn rows(&mut self, spec: &Spec, mut weights: Weights) -> Result<(), TensorError> {
+        weights.values.resize(spec.elements(), 0.0);
+        self.matrix(spec, &weights)
+    }
+
+    /// Adds a matrix cut into a stack of columns: the first `spec.columns` of every row are the first matrix. Zeros fill
+    /// the last.
     pub(super) fn columns(&mut self, spec: &Spec, mut weights: Weights) -> Result<(), TensorError> {
-        let row = spec.columns * spec.stack.unwrap_or(1);
-        let stacks = (0..row).step_by(spec.columns);
-        weights.values = stacks
-            .flat_map(|start| {
-                weights
-                    .values
-                    .chunks_exact(row)
-                    .map(move |row| &row[start..start + spec.columns])
-            })
-            .collect::<Vec<_>>()
-            .concat();
+        let length = weights.values.len() / spec.rows;
+        let mut stack = vec![0.0; spec.elements()];
+        let matrices = stack.chunks_exact_mut(spec.rows * spec.columns);
+        for (matrix, start) in matrices.zip((0..length).step_by(spec.columns)) {
+            let end = length.min(start + spec.columns);
+            let rows = matrix.chunks_exact_mut(spec.columns);
+            for (row, whole) in rows.zip(weights.values.chunks_exact(length)) {
+                row[..end - start].copy_from_slice(&whole[start..end]);
+            }
+        }
+        weights.values = stack;
         self.matrix(spec, &weights)
     }
 

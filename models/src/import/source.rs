@@ -1,6 +1,6 @@
 //! The weights of a Hugging Face model folder, in one file or in parts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,8 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use serde::Deserialize;
 
+use super::names;
+use crate::build::Outline;
 use crate::error::ImportError;
 use crate::tensors::{TensorError, TensorFile, f32_values};
 
@@ -94,6 +96,37 @@ impl Source {
             index.insert(tensor, number);
         }
         Ok(Self { path, files, index })
+    }
+
+    /// Checks that the layers have no tensor that would be left out: with a bias, say, that the configuration does not
+    /// tell of, the model would compute something else.
+    pub(super) fn check_layers(&self, outline: &Outline) -> Result<(), ImportError> {
+        let layout = &outline.layout;
+        let matrices = layout.layer().into_iter().map(|spec| spec.name);
+        let names = matrices.chain(layout.vectors.iter().map(|(name, _)| *name));
+        let names = names.map(names::of_layer).collect::<HashSet<_>>();
+        let left_out = |tensor: &&String| {
+            let Some(rest) = tensor.strip_prefix("model.layers.") else {
+                return false;
+            };
+            // Older files hold the frequencies of rotary positions, which follow from the configuration.
+            let known = |(layer, name): (&str, &str)| {
+                let layer = layer.parse::<usize>();
+                let exists = layer.is_ok_and(|layer| layer < outline.manifest.shape.layers);
+                exists && (names.contains(name) || name == "self_attn.rotary_emb.inv_freq")
+            };
+            !rest.split_once('.').is_some_and(known)
+        };
+        match self.index.keys().filter(left_out).min() {
+            None => Ok(()),
+            Some(tensor) => Err(ImportError::Unsupported {
+                path: self.path.clone(),
+                what: format!(
+                    "a tensor `{}`, which config.json does not tell of",
+                    tensor.escape_debug()
+                ),
+            }),
+        }
     }
 
     /// Reads a tensor of one shape in f32 and checks that every value is finite.

@@ -240,15 +240,39 @@ fn the_group_size_suits_the_model_or_is_the_one_asked_for() {
     assert_eq!(group_size(2048, None).unwrap(), 128);
     assert_eq!(group_size(2080, None).unwrap(), 32);
     assert_eq!(group_size(80, None).unwrap(), 16);
+    assert_eq!(group_size(100, None).unwrap(), 16);
+    assert_eq!(group_size(5461, None).unwrap(), 128);
     assert_eq!(group_size(96, Some(48)).unwrap(), 48);
-    assert_eq!(
-        group_size(100, None).unwrap_err().to_string(),
-        "100 feed-forward neurons cannot be divided into groups of 128, 64, 32 or 16; choose a group size"
-    );
-    assert_eq!(
-        group_size(96, Some(36)).unwrap_err().to_string(),
-        "96 feed-forward neurons cannot be divided into groups of 36"
-    );
+    for size in [0, 97] {
+        assert_eq!(
+            group_size(96, Some(size)).unwrap_err().to_string(),
+            format!("96 feed-forward neurons cannot be divided into groups of {size}")
+        );
+    }
+}
+
+#[test]
+fn neurons_of_zeros_fill_the_last_group() {
+    let options = ImportOptions {
+        group_size: Some(36),
+        ..f32_options()
+    };
+    let model = Model::new();
+    let (_dir, package) = model.import(&options);
+    let package = package.unwrap();
+    assert_eq!((package.shape().feed_forward, package.groups()), (108, 3));
+    let last = package.group(1, 2);
+    let (gate, up) = (last.gate.dequantise(), last.up.dequantise());
+    for rows in [gate, up] {
+        assert!(rows[..24 * WIDTH].iter().any(|weight| *weight != 0.0));
+        assert!(rows[24 * WIDTH..].iter().all(|weight| *weight == 0.0));
+    }
+    let columns = last.down.dequantise();
+    let source = model.values("model.layers.1.mlp.down_proj.weight");
+    for (row, whole) in columns.chunks(36).zip(source.chunks(FEED_FORWARD)) {
+        assert_eq!(row[..24], whole[72..]);
+        assert!(row[24..].iter().all(|weight| *weight == 0.0));
+    }
 }
 
 #[test]
@@ -300,7 +324,17 @@ fn newer_and_older_spellings_of_the_configuration() {
         shape(mistral.clone().config("sliding_window", Value::Null)),
         plain
     );
-    assert_eq!(shape(mistral.config("sliding_window", json!(64))), plain);
+    let window = |model: &Model, size: Value| {
+        let model = model.clone().config("sliding_window", size);
+        shape(model).sliding_window
+    };
+    // One as long as the context hides nothing.
+    assert_eq!(window(&mistral, json!(64)), None);
+    assert_eq!(window(&mistral, json!(63)), Some(63));
+    let longer = mistral.config("max_position_embeddings", json!(4097));
+    assert_eq!(shape(longer).sliding_window, Some(4096));
+    // LLaMA has none, whatever is written there.
+    assert_eq!(window(&Model::new(), json!(32)), None);
 }
 
 #[test]

@@ -42,8 +42,42 @@ fn configurations_that_are_refused() {
         ("model_type", json!("gpt2"), "model_type `gpt2`"),
         ("model_type", json!(null), "`model_type` is missing"),
         ("hidden_act", json!("gelu"), "hidden_act `gelu`"),
-        ("attention_bias", json!(true), "attention_bias"),
-        ("mlp_bias", json!(true), "mlp_bias"),
+        ("mlp_bias", json!(true), "models with mlp_bias true"),
+        (
+            "num_local_experts",
+            json!(8),
+            "models with num_local_experts 8",
+        ),
+        (
+            "partial_rotary_factor",
+            json!(0.5),
+            "models with partial_rotary_factor 0.5",
+        ),
+        (
+            "layer_types",
+            json!(["linear_attention"]),
+            "layer_types `linear_attention`",
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "default", "mrope_section": [16, 24, 24]}),
+            "models with mrope_section in rope_parameters",
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "default", "partial_rotary_factor": 0.25}),
+            "models with partial_rotary_factor in rope_parameters",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}),
+            "rope_scaling of type `longrope`",
+        ),
+        (
+            "head_dim",
+            json!(24),
+            "head_width is 24, but must be a multiple of 16",
+        ),
         (
             "quantization_config",
             json!({"quant_method": "gptq"}),
@@ -175,14 +209,31 @@ fn configurations_that_are_refused() {
         contradiction.refusal(&f32_options()),
         "config.json: rope_scaling and rope_parameters contradict each other"
     );
-    let window = Model::new()
-        .config("model_type", json!("mistral"))
-        .config("sliding_window", json!(63));
-    assert_eq!(
-        window.refusal(&f32_options()),
-        "config.json: HALO does not run models with a sliding window shorter than max_position_embeddings; it runs the LLaMA family: \
-         model_type llama, or mistral without a sliding window"
-    );
+    let qwen = |kind: &str| Model::new().config("model_type", json!(kind));
+    let message = qwen("qwen3").refusal(&f32_options());
+    assert_eq!(message, "config.json: `head_dim` is missing");
+    let message = qwen("qwen2")
+        .without_config("num_key_value_heads")
+        .refusal(&f32_options());
+    assert_eq!(message, "config.json: `num_key_value_heads` is missing");
+    let window = qwen("qwen2")
+        .config("use_sliding_window", json!(true))
+        .config("sliding_window", json!(32));
+    for (key, value) in [
+        ("max_window_layers", json!(1)),
+        (
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
+    ] {
+        assert_eq!(
+            window.clone().config(key, value).refusal(&f32_options()),
+            format!(
+                "config.json: HALO does not run models with a sliding window in only 1 of 2 layers ({key}); \
+                 it runs the LLaMA family: model_type llama, mistral, qwen2 or qwen3"
+            )
+        );
+    }
 }
 
 #[test]
@@ -218,6 +269,21 @@ fn tensors_that_are_refused() {
     let mut model = Model::new();
     model.tensors.remove(GATE);
     expect(model.refusal(&ImportOptions::default()), "is missing");
+    let left_out = |tensor: &str| {
+        let mut model = Model::new();
+        let bias = (Dtype::F32, vec![WIDTH], f32_bytes(&[0.0; WIDTH]));
+        model.tensors.insert(tensor.into(), bias);
+        model.refusal(&f32_options())
+    };
+    for tensor in [
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.2.input_layernorm.weight",
+        "model.layers.1.mlp.router",
+    ] {
+        let expected =
+            format!("models with a tensor `{tensor}`, which config.json does not tell of");
+        assert!(left_out(tensor).contains(&expected), "{}", left_out(tensor));
+    }
     let untied = Model::new().config("tie_word_embeddings", json!(false));
     assert_eq!(
         untied.refusal(&f32_options()),

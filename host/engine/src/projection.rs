@@ -1,0 +1,66 @@
+use halo_models::Matrix;
+use ort::editor::ONNX_DOMAIN;
+
+use crate::EngineError;
+use crate::graph::{GraphBuilder, Value};
+use crate::weights::Weights;
+
+/// One of the three that lead into attention: `norm(input · matrixᵀ + bias)`, where most models have neither bias nor norm.
+pub(crate) struct Projection<'a> {
+    /// Its values and constants are named after it.
+    pub(crate) name: &'static str,
+    /// `heads * head_width` × `width`.
+    pub(crate) matrix: Matrix<'a>,
+    /// One for each row of the matrix.
+    pub(crate) bias: Option<Vec<f32>>,
+    /// Gains of the RMS normalisation of every head by itself: `head_width`.
+    pub(crate) norm: Option<Vec<f32>>,
+}
+
+impl Projection<'_> {
+    /// Adds its nodes; gives the name of its output, `[1, rows, heads * head_width]`.
+    pub(crate) fn add_to(
+        self,
+        graph: &mut GraphBuilder,
+        input: &str,
+        epsilon: f32,
+    ) -> Result<String, EngineError> {
+        let part = |part: &str| format!("{}.{part}", self.name);
+        let mut output = part("product");
+        let width = self.matrix.rows;
+        graph.product(self.name, input, &output, &Weights::stack(&[self.matrix])?)?;
+        if let Some(bias) = self.bias {
+            let (constant, sum) = (part("bias"), part("sum"));
+            graph.constant(&constant, &[width], &bias)?;
+            graph.node("Add", ONNX_DOMAIN, &[&output, &constant], &[&sum], &[])?;
+            output = sum;
+        }
+        let Some(norm) = self.norm else {
+            return Ok(output);
+        };
+        let [heads, normed, gains, apart, together] =
+            ["heads", "normed", "norm", "apart", "together"].map(part);
+        // A zero keeps the dimension that the input has there.
+        let [head_width, width] = [norm.len(), width].map(|n| n as i64);
+        graph.constant(&apart, &[4], &[0, 0, width / head_width, head_width])?;
+        graph.constant(&together, &[3], &[0, 0, width])?;
+        graph.constant(&gains, &[norm.len()], &norm)?;
+        graph.node("Reshape", ONNX_DOMAIN, &[&output, &apart], &[&heads], &[])?;
+        graph.node(
+            "SimplifiedLayerNormalization",
+            ONNX_DOMAIN,
+            &[&heads, &gains],
+            &[&normed],
+            &[("epsilon", Value::Float(epsilon)), ("axis", Value::Int(-1))],
+        )?;
+        let output = part("output");
+        graph.node(
+            "Reshape",
+            ONNX_DOMAIN,
+            &[&normed, &together],
+            &[&output],
+            &[],
+        )?;
+        Ok(output)
+    }
+}
