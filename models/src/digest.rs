@@ -2,37 +2,21 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-
-/// Bytes hashed between two calls of a progress callback.
-const PIECE: usize = 1 << 20;
 
 /// Hash of some bytes.
 pub(crate) fn of_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Hash and length of a file, read piece by piece; `progress` is told the length of each piece.
-pub(crate) fn of_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; PIECE];
-    let mut total = 0;
-    loop {
-        let read = match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        hasher.update(&piece[..read]);
-        total += read as u64;
-        progress(read as u64);
-    }
-    Ok((hex(&hasher.finalize()), total))
+/// Hash of a file.
+pub(crate) fn of_file(path: &Path) -> io::Result<String> {
+    let mut hash = Writer::new(io::sink());
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hash.finish().0)
 }
 
 /// Passes on what is written, and hashes and counts it.

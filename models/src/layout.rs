@@ -219,6 +219,16 @@ impl Layout {
         ]
     }
 
+    /// The largest value in a tensor of zero points; none if the tensor is another.
+    pub(crate) fn largest_zero_point(&self, tensor: &str) -> Option<u8> {
+        let name = tensor.strip_suffix(".zero_points")?;
+        let mut specs = self.outer().chain(self.layer());
+        match specs.find(|spec| spec.name == name)?.storage {
+            Storage::Quantised { bits, .. } => Some(u8::MAX >> (8 - bits)),
+            Storage::F32 | Storage::F16 => None,
+        }
+    }
+
     /// The layout of a model whose shape has been validated.
     ///
     /// # Errors

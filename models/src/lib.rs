@@ -30,6 +30,7 @@ mod rope;
 mod shape;
 mod tensors;
 mod tokenizer;
+mod verify;
 
 pub use build::Progress;
 pub use calibration::{Array, Calibration};

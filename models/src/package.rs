@@ -32,6 +32,7 @@ pub struct Package(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     manifest: Manifest,
+    layout: Layout,
     identity: String,
     outer: OuterWeights,
     layers: Vec<LayerWeights>,
@@ -146,46 +147,10 @@ impl Package {
             dir: dir.into(),
             identity: manifest.identity(),
             manifest,
+            layout,
             outer,
             layers,
         })))
-    }
-
-    /// Reads every file and compares its SHA-256 with the manifest's. `progress` is told bytes done and bytes in all.
-    ///
-    /// # Errors
-    ///
-    /// The first file, in order of names, that differs or cannot be read.
-    pub fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<(), PackageError> {
-        let files = &self.manifest().files;
-        let total = files.values().map(|record| record.bytes).sum();
-        let mut done = 0;
-        for (name, record) in files {
-            self.verify_file(name, record, |bytes| {
-                done += bytes;
-                progress(done, total);
-            })?;
-        }
-        Ok(())
-    }
-
-    fn verify_file(
-        &self,
-        name: &str,
-        record: &FileRecord,
-        progress: impl FnMut(u64),
-    ) -> Result<(), PackageError> {
-        let path = self.0.dir.join(name);
-        let (found, _) = digest::of_file(&path, progress).map_err(PackageError::io(&path))?;
-        if found == record.sha256 {
-            return Ok(());
-        }
-        let expected = record.sha256.clone();
-        Err(PackageError::Hash {
-            path,
-            expected,
-            found,
-        })
     }
 
     /// The model's name.
@@ -239,6 +204,19 @@ impl Package {
     /// It cannot be read, or makes tokens that the model does not know.
     pub fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
         Tokenizer::open(&self.0.dir.join(TOKENIZER), self.shape().vocabulary)
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
+    /// A file of the package, if it holds weights.
+    pub(crate) fn weight_file(&self, name: &str) -> Option<&TensorFile> {
+        if name == EMBEDDING {
+            return Some(&self.0.outer.file);
+        }
+        let layer = (0..self.shape().layers).find(|layer| manifest::layer_file(*layer) == name)?;
+        Some(&self.0.layers[layer].file)
     }
 
     /// Writes the embedding of a token to `out`.
@@ -352,8 +330,17 @@ impl Package {
         let Some(record) = self.manifest().files.get(CALIBRATION) else {
             return Ok(None);
         };
-        self.verify_file(CALIBRATION, record, |_| ())?;
-        Calibration::read(&self.0.dir.join(CALIBRATION)).map(Some)
+        let path = self.0.dir.join(CALIBRATION);
+        let found = digest::of_file(&path).map_err(PackageError::io(&path))?;
+        if found != record.sha256 {
+            let expected = record.sha256.clone();
+            return Err(PackageError::Hash {
+                path,
+                expected,
+                found,
+            });
+        }
+        Calibration::read(&path).map(Some)
     }
 
     /// Stores a calibration in the package's folder in place of the one it has, and opens the package again. Whoever

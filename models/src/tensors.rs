@@ -71,6 +71,18 @@ pub enum TensorError {
         /// Which element, counted through the flattened tensor.
         index: usize,
     },
+    /// A zero point is larger than the weights it belongs to can be.
+    #[error("{}: tensor `{tensor}` holds a zero point above {limit}, at {index}; import the model again", path.display())]
+    ZeroPoint {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Which element, counted through the flattened tensor.
+        index: usize,
+        /// The largest that the weights' bits can express.
+        limit: u8,
+    },
     /// A value does not fit the format it should be stored in.
     #[error("{}: tensor `{tensor}` holds {value}, which f16 cannot represent; import it with f32", path.display())]
     F16Range {

@@ -9,6 +9,7 @@ use halo_models::{Array, Calibration, ImportOptions, Package, PackageError};
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 fn package(options: &ImportOptions) -> (TempDir, PathBuf) {
@@ -178,6 +179,94 @@ fn a_changed_byte_is_found() {
         fs::write(path.join(name), whole).unwrap();
     }
     Package::open(&path).unwrap().verify(|_, _| ()).unwrap();
+}
+
+#[test]
+fn values_that_no_weight_can_have_are_found() {
+    let (_dir, path) = package(&ImportOptions::default());
+    let refusal_with = |file: &str, tensor: &str, at: usize, value: &[u8]| {
+        let sound = fs::read(path.join(file)).unwrap();
+        let mut all = tensors(&path.join(file));
+        let bytes = &mut all.get_mut(tensor).unwrap().2;
+        bytes[at..at + value.len()].copy_from_slice(value);
+        fs::write(path.join(file), serialize(all.iter())).unwrap();
+        adopt(&path, file);
+        let message = Package::open(&path).unwrap().verify(|_, _| ()).unwrap_err();
+        fs::write(path.join(file), sound).unwrap();
+        adopt(&path, file);
+        message
+            .to_string()
+            .replace(&format!("{}/", path.display()), "")
+    };
+    let layer = "layer-001.safetensors";
+    let not_finite = "a value that is not a finite number, at";
+    for (file, tensor, at, value, expected) in [
+        (
+            layer,
+            "feed_forward.up.scales",
+            28,
+            &f32::NAN.to_le_bytes()[..],
+            format!("{not_finite} 7"),
+        ),
+        (
+            layer,
+            "attention.norm",
+            4,
+            &f32::INFINITY.to_le_bytes()[..],
+            format!("{not_finite} 1"),
+        ),
+        (
+            "embedding.safetensors",
+            "embedding",
+            18,
+            &[0, 0xfc],
+            format!("{not_finite} 9"),
+        ),
+        (
+            layer,
+            "attention.key.zero_points",
+            5,
+            &[16],
+            "a zero point above 15, at 5".into(),
+        ),
+    ] {
+        let message = refusal_with(file, tensor, at, value);
+        let prefix = format!("{file}: tensor `{tensor}` holds {expected}; ");
+        assert!(message.starts_with(&prefix), "{message}");
+    }
+}
+
+/// Makes the manifest agree with a file that was changed.
+fn adopt(package: &Path, name: &str) {
+    let bytes = fs::read(package.join(name)).unwrap();
+    let digest = Sha256::digest(&bytes);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    edit_manifest(package, |manifest| {
+        manifest["files"][name] = json!({"bytes": bytes.len(), "sha256": hex});
+    });
+}
+
+#[test]
+fn the_tokenizer_and_the_calibration_are_read() {
+    let (_dir, path) = package(&ImportOptions::default());
+    let package = Package::open(&path).unwrap();
+    package.with_calibration(&Calibration::default()).unwrap();
+    let failure = || {
+        let found = Package::open(&path).unwrap().verify(|_, _| ());
+        let message = found.unwrap_err().to_string();
+        message.replace(&format!("{}/", path.display()), "")
+    };
+    let weights = fs::read(path.join("calibration.safetensors")).unwrap();
+    fs::write(path.join("calibration.safetensors"), &weights[1..]).unwrap();
+    adopt(&path, "calibration.safetensors");
+    let expected = "calibration.safetensors is not a whole safetensors file: ";
+    assert!(failure().starts_with(expected), "{}", failure());
+    let mut model = Model::new();
+    model.tokenizer["model"]["vocab"]["t40"] = json!(40);
+    fs::write(path.join("tokenizer.json"), model.tokenizer.to_string()).unwrap();
+    adopt(&path, "tokenizer.json");
+    let expected = "tokenizer.json: token 40 is beyond the model's vocabulary of 40; ";
+    assert!(failure().starts_with(expected), "{}", failure());
 }
 
 #[test]

@@ -55,9 +55,19 @@ pub(crate) enum Model {
         /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
         model: Option<PathBuf>,
 
-        /// Read every file and check it against its hash
+        /// Check it first, as `halo model verify` does
         #[arg(long)]
         verify: bool,
+    },
+    /// Read all of a package and check it: hashes, weights, tokenizer, calibration
+    ///
+    /// Every file must be as its hash says, every weight and scale a finite number. Takes as long as reading the package once.
+    #[command(after_help = "Examples:
+  halo model verify tinyllama
+  halo model verify models/tiny --json")]
+    Verify {
+        /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
+        model: Option<PathBuf>,
     },
     Calibrate(calibrate::Calibrate),
     Random(random::Random),
@@ -92,20 +102,49 @@ impl Model {
             Self::Inspect { model, verify } => {
                 let package = model_path::open(model.as_deref(), &global.config()?)?;
                 if verify {
-                    let bar = progress::bar(output, "checking", 0);
-                    package.verify(|done, total| {
-                        bar.set_length(total);
-                        bar.set_position(done);
-                    })?;
-                    bar.finish_and_clear();
-                    output.note(format!("{} every file is as its hash says", "✓".green()));
+                    check(&package, output)?;
+                    output.note(format!("{} {SOUND}", "✓".green()));
                 }
                 describe(&package, output)
+            }
+            Self::Verify { model } => {
+                let package = model_path::open(model.as_deref(), &global.config()?)?;
+                check(&package, output)?;
+                let files = &package.manifest().files;
+                let bytes: u64 = files.values().map(|file| file.bytes).sum();
+                if output.json() {
+                    output.line(&serde_json::json!({
+                        "name": package.name(),
+                        "folder": package.dir(),
+                        "identity": package.identity(),
+                        "sound": true,
+                        "files": files.len(),
+                        "bytes": bytes,
+                    }))?;
+                } else {
+                    let (name, count) = (package.name().bold(), files.len());
+                    let bytes = output::bytes(bytes);
+                    anstream::println!("{} {name}: {SOUND} ({count} files, {bytes})", "✓".green());
+                }
+                Ok(ExitCode::SUCCESS)
             }
             Self::Calibrate(calibrate) => calibrate.execute(global, output),
             Self::Random(random) => random.execute(output),
         }
     }
+}
+
+/// What is known of a package that was checked.
+const SOUND: &str = "every file is as its hash says, every weight is a finite number";
+
+fn check(package: &Package, output: &Output) -> Result<()> {
+    let bar = progress::bar(output, "checking", 0);
+    package.verify(|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(())
 }
 
 pub(super) fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
