@@ -122,9 +122,13 @@ impl Model {
                         "bytes": bytes,
                     }))?;
                 } else {
-                    let (name, count) = (package.name().bold(), files.len());
                     let bytes = output::bytes(bytes);
-                    anstream::println!("{} {name}: {SOUND} ({count} files, {bytes})", "✓".green());
+                    anstream::println!(
+                        "{} {}: {SOUND} ({} files, {bytes})",
+                        "✓".green(),
+                        package.name().bold(),
+                        files.len()
+                    );
                 }
                 Ok(ExitCode::SUCCESS)
             }
