@@ -10,11 +10,13 @@ use std::path::Path;
 pub(crate) use place::Place;
 pub(crate) use weight_file::write_tensors;
 
+use crate::chat::ChatTokens;
 use crate::digest;
 use crate::error::ImportError;
 use crate::layout::Layout;
 use crate::manifest::{
-    self, EMBEDDING, FileRecord, MANIFEST, Manifest, Quantisation, TOKENIZER, WeightFormat,
+    self, CHAT_TEMPLATE, EMBEDDING, FileRecord, MANIFEST, Manifest, Quantisation, TOKENIZER,
+    WeightFormat,
 };
 use crate::shape::Shape;
 
@@ -31,6 +33,10 @@ pub struct Progress {
 pub(crate) trait Contents {
     /// The content of `tokenizer.json`.
     fn tokenizer(&self) -> Result<Vec<u8>, ImportError>;
+    /// How conversations are written, if the model was trained for any.
+    fn chat(&self) -> Option<Chat> {
+        None
+    }
     /// Writes embedding, final norm and head to a file.
     fn write_outer(&mut self, outline: &Outline, path: &Path) -> Result<FileRecord, ImportError>;
     /// Writes a layer to a file.
@@ -40,6 +46,14 @@ pub(crate) trait Contents {
         layer: usize,
         path: &Path,
     ) -> Result<FileRecord, ImportError>;
+}
+
+/// How conversations are written.
+#[derive(Clone)]
+pub(crate) struct Chat {
+    /// The content of `chat_template.jinja`.
+    pub(crate) template: String,
+    pub(crate) tokens: ChatTokens,
 }
 
 /// What a package will be: everything that can be checked before writing.
@@ -98,6 +112,7 @@ impl Outline {
             shape,
             group_size,
             quantisation,
+            chat: None,
             source,
             files: BTreeMap::new(),
         };
@@ -121,15 +136,11 @@ impl Outline {
             progress(Progress { done, total });
         };
         report(0);
-        let tokenizer = contents.tokenizer()?;
-        let path = dir.join(TOKENIZER);
-        fs::write(&path, &tokenizer).map_err(ImportError::io(&path))?;
-        let record = FileRecord {
-            bytes: tokenizer.len() as u64,
-            sha256: digest::of_bytes(&tokenizer),
-        };
-        drop(tokenizer);
-        self.manifest.files.insert(TOKENIZER.into(), record);
+        self.write_text(dir, TOKENIZER, &contents.tokenizer()?)?;
+        if let Some(Chat { template, tokens }) = contents.chat() {
+            self.write_text(dir, CHAT_TEMPLATE, template.as_bytes())?;
+            self.manifest.chat = Some(tokens);
+        }
         let record = contents.write_outer(&self, &dir.join(EMBEDDING))?;
         self.manifest.files.insert(EMBEDDING.into(), record);
         report(1);
@@ -141,6 +152,17 @@ impl Outline {
         }
         let path = dir.join(MANIFEST);
         fs::write(&path, self.manifest.to_bytes()).map_err(ImportError::io(&path))
+    }
+
+    fn write_text(&mut self, dir: &Path, name: &str, content: &[u8]) -> Result<(), ImportError> {
+        let path = dir.join(name);
+        fs::write(&path, content).map_err(ImportError::io(&path))?;
+        let record = FileRecord {
+            bytes: content.len() as u64,
+            sha256: digest::of_bytes(content),
+        };
+        self.manifest.files.insert(name.into(), record);
+        Ok(())
     }
 }
 

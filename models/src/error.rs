@@ -96,6 +96,16 @@ pub enum PackageError {
         /// The model's vocabulary.
         vocabulary: usize,
     },
+    /// The chat template cannot be read, or failed on a conversation.
+    #[error("{}:{line}: {reason}", path.display())]
+    ChatTemplate {
+        /// The template's file.
+        path: PathBuf,
+        /// The line in it, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// A token that the model does not know.
     #[error("token {token} is beyond the model's vocabulary of {vocabulary}")]
     Token {

@@ -4,12 +4,13 @@ mod config;
 mod matrices;
 mod names;
 mod source;
+mod tokenizer_config;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::build::{Contents, Outline, Place, Progress, Storing};
+use crate::build::{Chat, Contents, Outline, Place, Progress, Storing};
 use crate::error::ImportError;
 use crate::layout::{FINAL_NORM, Layout};
 use crate::manifest::{self, FileRecord, TOKENIZER, WeightFormat};
@@ -55,7 +56,8 @@ impl Default for ImportOptions {
 }
 
 /// Imports a model folder in Hugging Face's layout (`config.json`, `model.safetensors` or its parts with their index,
-/// `tokenizer.json`) as a package. The same source and options always give the same bytes.
+/// `tokenizer.json`) as a package. `tokenizer_config.json`, `generation_config.json` and `chat_template.jinja` are read
+/// where they are there. The same source and options always give the same bytes.
 ///
 /// The package is built beside the destination and renamed into place when it is whole. One layer is in memory at a
 /// time.
@@ -73,14 +75,15 @@ pub fn import(
     let place = Place::new(destination, options.overwrite)?;
     let name = options.name.as_deref().unwrap_or(place.name());
     manifest::check_name(name).map_err(ImportError::Option)?;
-    let shape = config::read(&source.join("config.json"))?;
+    let mut shape = config::read(&source.join("config.json"))?;
+    let mut model = ModelFolder::open(source, &mut shape)?;
     let storing = Storing {
         weights: options.weights,
         embedding: options.embedding,
         group_size: options.group_size,
     };
     let outline = Outline::new(name, shape, &storing, options.source.clone())?;
-    let mut model = ModelFolder::open(source, &outline)?;
+    model.weights.check_layers(&outline)?;
     place.fill(|dir| outline.build(&mut model, dir, progress))
 }
 
@@ -88,24 +91,34 @@ pub fn import(
 struct ModelFolder {
     weights: Source,
     tokenizer: PathBuf,
+    chat: Option<Chat>,
 }
 
 impl ModelFolder {
-    fn open(dir: &Path, outline: &Outline) -> Result<Self, ImportError> {
+    /// Completes the shape's special tokens.
+    fn open(dir: &Path, shape: &mut Shape) -> Result<Self, ImportError> {
         let weights = Source::open(dir)?;
-        weights.check_layers(outline)?;
-        let tokenizer = dir.join(TOKENIZER);
-        if !tokenizer.exists() {
-            return Err(ImportError::Missing { path: tokenizer });
+        let path = dir.join(TOKENIZER);
+        if !path.exists() {
+            return Err(ImportError::Missing { path });
         }
-        Tokenizer::open(&tokenizer, outline.manifest.shape.vocabulary)?;
-        Ok(Self { weights, tokenizer })
+        let tokenizer = Tokenizer::open(&path, shape.vocabulary)?;
+        let chat = tokenizer_config::read(dir, &tokenizer, shape)?;
+        Ok(Self {
+            weights,
+            tokenizer: path,
+            chat,
+        })
     }
 }
 
 impl Contents for ModelFolder {
     fn tokenizer(&self) -> Result<Vec<u8>, ImportError> {
         fs::read(&self.tokenizer).map_err(ImportError::io(&self.tokenizer))
+    }
+
+    fn chat(&self) -> Option<Chat> {
+        self.chat.clone()
     }
 
     fn write_outer(&mut self, outline: &Outline, path: &Path) -> Result<FileRecord, ImportError> {

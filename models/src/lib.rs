@@ -15,6 +15,7 @@
 mod atomic;
 mod build;
 mod calibration;
+mod chat;
 mod digest;
 mod error;
 mod import;
@@ -34,6 +35,7 @@ mod verify;
 
 pub use build::Progress;
 pub use calibration::{Array, Calibration};
+pub use chat::{ChatTemplate, ChatTokens, Message, Role};
 pub use error::{ImportError, PackageError};
 pub use import::{ImportOptions, import};
 pub use manifest::{FileRecord, Manifest, Quantisation, WeightFormat};
@@ -44,4 +46,4 @@ pub use random::{RandomOptions, random};
 pub use rope::RopeScaling;
 pub use shape::{Shape, ShapeError};
 pub use tensors::TensorError;
-pub use tokenizer::{DecodeStream, Tokenizer};
+pub use tokenizer::{DecodeStream, Tokenizer, Vocabulary, VocabularyError};

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatTokens;
 use crate::digest;
 use crate::error::PackageError;
 use crate::layout::Layout;
@@ -16,6 +17,8 @@ use crate::shape::Shape;
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// The tokenizer, in Hugging Face's format.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
+/// How conversations are written, in Jinja. Optional.
+pub(crate) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// Embedding, final norm and, unless it is tied, the output head.
 pub(crate) const EMBEDDING: &str = "embedding.safetensors";
 /// What was learnt by running the model. Optional.
@@ -42,6 +45,9 @@ pub struct Manifest {
     pub group_size: usize,
     /// How weights are stored.
     pub quantisation: Quantisation,
+    /// The tokens that the chat template refers to; there where there is a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatTokens>,
     /// Where the model came from, for people to read.
     pub source: String,
     /// Every other file of the package, by name.
@@ -143,6 +149,7 @@ impl Manifest {
     fn check_files(&self) -> Result<(), String> {
         let expected = weight_files(self.shape.layers)
             .chain([TOKENIZER.to_owned()])
+            .chain(self.chat.iter().map(|_| CHAT_TEMPLATE.to_owned()))
             .collect::<BTreeSet<_>>();
         if let Some(missing) = expected.iter().find(|name| !self.files.contains_key(*name)) {
             return Err(format!("`{missing}` is not listed"));
@@ -205,7 +212,8 @@ pub(crate) fn is_package_file(name: &str) -> bool {
         let digits = name.strip_prefix("layer-")?.strip_suffix(".safetensors")?;
         Some(digits.len() >= 3 && digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    [MANIFEST, TOKENIZER, EMBEDDING, CALIBRATION].contains(&name) || layer(name) == Some(true)
+    [MANIFEST, TOKENIZER, CHAT_TEMPLATE, EMBEDDING, CALIBRATION].contains(&name)
+        || layer(name) == Some(true)
 }
 
 /// Checks a model's name, which goes into paths and keys.

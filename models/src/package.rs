@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use crate::atomic::replace_file;
 use crate::calibration::Calibration;
+use crate::chat::ChatTemplate;
 use crate::digest;
 use crate::error::PackageError;
 use crate::layout::{
     ATTENTION_NORM, FEED_FORWARD_NORM, FINAL_NORM, KEY_BIAS, KEY_NORM, Layout, OUTPUT_BIAS,
     QUERY_BIAS, QUERY_NORM, Stored, VALUE_BIAS,
 };
-use crate::manifest::{self, CALIBRATION, EMBEDDING, FileRecord, MANIFEST, Manifest, TOKENIZER};
+use crate::manifest::{
+    self, CALIBRATION, CHAT_TEMPLATE, EMBEDDING, FileRecord, MANIFEST, Manifest, TOKENIZER,
+};
 use crate::matrix::Matrix;
 use crate::shape::Shape;
 use crate::tensors::{TensorFile, f32_values};
@@ -190,7 +193,7 @@ impl Package {
     }
 
     /// What the weights are, as 64 hexadecimal digits: two packages with the same identity compute the same thing.
-    /// Name, tokenizer and calibration do not count. It rests on the manifest's hashes, which
+    /// Name, tokenizer, chat template and calibration do not count. It rests on the manifest's hashes, which
     /// [`verify`](Self::verify) compares with the files.
     #[must_use]
     pub fn identity(&self) -> &str {
@@ -217,6 +220,20 @@ impl Package {
         }
         let layer = (0..self.shape().layers).find(|layer| manifest::layer_file(*layer) == name)?;
         Some(&self.0.layers[layer].file)
+    }
+
+    /// Reads the chat template, if the package has one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or is no template.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, PackageError> {
+        let Some(tokens) = &self.manifest().chat else {
+            return Ok(None);
+        };
+        let path = self.0.dir.join(CHAT_TEMPLATE);
+        let source = fs::read_to_string(&path).map_err(PackageError::io(&path))?;
+        ChatTemplate::new(&path, source, tokens.clone()).map(Some)
     }
 
     /// Writes the embedding of a token to `out`.

@@ -1,5 +1,9 @@
 //! Text to tokens and back, and back token by token.
 
+mod vocabulary;
+
+pub use vocabulary::{Vocabulary, VocabularyError};
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -18,8 +22,17 @@ impl Tokenizer {
     /// Reads `tokenizer.json` for a model of `vocabulary` tokens.
     pub(crate) fn open(path: &Path, vocabulary: usize) -> Result<Self, PackageError> {
         let bytes = std::fs::read(path).map_err(PackageError::io(path))?;
+        Self::from_json(path, &bytes, vocabulary)
+    }
+
+    /// Reads the content of a `tokenizer.json` for a model of `vocabulary` tokens. `path` is for errors only.
+    ///
+    /// # Errors
+    ///
+    /// It is no tokenizer, or makes tokens that the model does not know.
+    pub fn from_json(path: &Path, bytes: &[u8], vocabulary: usize) -> Result<Self, PackageError> {
         // The library panics on some JSON that is cut short, so see that it is whole.
-        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
             .map_err(|error| failure(path)(error.into()))?;
         let mut inner =
             guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(failure(path))?;
@@ -60,6 +73,17 @@ impl Tokenizer {
     /// The tokenizer's decoder cannot put them together.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, PackageError> {
         guarded(|| self.inner.decode(tokens, true)).map_err(failure(&self.path))
+    }
+
+    /// The number of a token, by what it looks like in the vocabulary.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token that the tokenizer itself, unlike [`encode`](Self::encode), puts before every text, if any.
+    pub(crate) fn first_token(&self) -> Result<Option<u32>, PackageError> {
+        let encoding = guarded(|| self.inner.encode_fast("", true)).map_err(failure(&self.path))?;
+        Ok(encoding.get_ids().first().copied())
     }
 
     /// What a token looks like in the vocabulary, for people to read.

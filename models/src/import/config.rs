@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::tokenizer_config::OneOrMany;
 use crate::error::ImportError;
 use crate::rope::RopeScaling;
 use crate::shape::Shape;
@@ -106,13 +107,6 @@ struct Rope {
     others: Map<String, Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
-
 /// Reads a configuration and gives the shape it describes, validated.
 pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
     let bytes = fs::read(path).map_err(super::missing_or_io(path))?;
@@ -187,11 +181,10 @@ pub(super) fn read(path: &Path) -> Result<Shape, ImportError> {
         norm_epsilon: config.rms_norm_eps,
         tied_head: config.tie_word_embeddings,
         bos: config.bos_token_id,
-        eos: match config.eos_token_id {
-            None => Vec::new(),
-            Some(OneOrMany::One(token)) => vec![token],
-            Some(OneOrMany::Many(tokens)) => tokens,
-        },
+        eos: config
+            .eos_token_id
+            .map(OneOrMany::into_vec)
+            .unwrap_or_default(),
     };
     shape.validate().map_err(|source| ImportError::Shape {
         path: path.into(),
