@@ -297,6 +297,16 @@ impl Package {
         }
     }
 
+    /// Bytes of all weights: of every file but the tokenizer and the calibration.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        let files = &self.manifest().files;
+        let weights = files
+            .iter()
+            .filter(|(name, _)| ![TOKENIZER, CALIBRATION].contains(&name.as_str()));
+        weights.map(|(_, record)| record.bytes).sum()
+    }
+
     /// Bytes that one feed-forward group takes in its file.
     #[must_use]
     pub fn group_bytes(&self) -> u64 {

@@ -59,6 +59,7 @@ enum Command {
     Model(commands::model::Model),
     #[command(subcommand)]
     Eval(commands::eval::Eval),
+    Bench(commands::bench::Bench),
     Doctor(commands::doctor::Doctor),
     /// Print a shell's completion script
     #[command(after_help = "Examples:
@@ -101,6 +102,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Policy(policy) => on_runtime(policy.execute(global, output)),
         Command::Model(model) => model.execute(global, output),
         Command::Eval(eval) => eval.execute(global, output),
+        Command::Bench(bench) => bench.execute(global, output),
         Command::Doctor(doctor) => doctor.execute(global, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "halo", &mut std::io::stdout());

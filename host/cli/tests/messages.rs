@@ -152,6 +152,7 @@ macro_rules! assert_message {
             (program.as_str(), "[PROGRAM]"),
             (r"127\.0\.0\.1:\d{4,5}\b", "127.0.0.1:[PORT]"),
             (r"[0-9a-f]{64}", "[SHA-256]"),
+            (r"there are \d+ cores", "there are [N] cores"),
         ] }, {
             insta::assert_snapshot!(said);
         });
@@ -226,6 +227,33 @@ async fn onnxruntime_is_another_library() {
 }
 
 // Models
+
+#[tokio::test]
+async fn bench_compares_with_something_else() {
+    let home = Home::new();
+    let file = home.file("before.json", r#"{"runs":[]}"#);
+    assert_message!(home, home.halo(&["bench", TINY, "--compare", &file]));
+    assert_message!(
+        home,
+        home.halo(&["bench", TINY, "--compare", "missing.json"])
+    );
+}
+
+#[tokio::test]
+async fn bench_with_more_threads_than_cores() {
+    let home = Home::new();
+    assert_message!(home, home.halo(&["bench", TINY, "--threads", "1,5000"]));
+}
+
+#[tokio::test]
+async fn bench_says_once_what_its_measuring_process_says() {
+    let home = Home::new();
+    assert_message!(home, home.bare(&["bench", TINY, "--threads", "1"]));
+    assert_message!(
+        home,
+        home.bare(&["bench", TINY, "--threads", "1", "--json"])
+    );
+}
 
 #[tokio::test]
 async fn model_not_found() {

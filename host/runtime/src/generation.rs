@@ -13,7 +13,7 @@ use crate::telemetry::Counts;
 
 /// Rows that go through the layers at once while the prompt is read. More would be faster to compute and make longer bursts
 /// on the network.
-const PREFILL_ROWS: usize = 32;
+pub const PREFILL_ROWS: usize = 32;
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

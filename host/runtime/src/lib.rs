@@ -34,7 +34,7 @@ mod worker;
 
 pub use config::{Config, ConfigError, SyncMode};
 pub use error::{GenerationError, NodeError};
-pub use generation::{Finish, Report, Request, Source, Token};
+pub use generation::{Finish, PREFILL_ROWS, Report, Request, Source, Token};
 pub use generator::Generator;
 pub use messages::{PolicyEntry, PolicyList, Profile};
 pub use node::{Node, fabric_config};

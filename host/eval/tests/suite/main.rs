@@ -1,5 +1,6 @@
-//! Perplexity and calibration with the default model and its texts.
+//! Perplexity, calibration and measuring with the default model and its texts.
 
+mod bench;
 mod calibrate;
 mod calibrated;
 mod perplexity;

@@ -1,0 +1,204 @@
+use halo_models::Package;
+use ort::memory::Allocator;
+use ort::session::{IoBinding, Session};
+use ort::value::{Tensor, TensorElementType};
+
+use crate::error::Context;
+use crate::graph::{ANY, GraphBuilder};
+use crate::weights::Weights;
+use crate::{Engine, EngineError};
+
+/// A model's matrix products and nothing else: what the rest of a forward pass is measured against.
+///
+/// The same weights as a generation's, every layer's its own, so that they come from memory as they do when decoding. Inputs
+/// are made up: how long a product takes does not depend on them.
+#[derive(Debug)]
+pub struct Products {
+    /// The inputs' names and lengths, and the outputs', of a layer and of the head.
+    layer_ports: Ports,
+    head_ports: Ports,
+    layers: Vec<Session>,
+    head: Session,
+    pass: Option<Pass>,
+}
+
+#[derive(Debug)]
+struct Ports {
+    inputs: Vec<(&'static str, usize)>,
+    outputs: Vec<(&'static str, usize)>,
+}
+
+/// Bindings for a number of rows. They hold the buffers, which all layers share.
+#[derive(Debug)]
+struct Pass {
+    rows: usize,
+    layers: Vec<IoBinding>,
+    head: IoBinding,
+}
+
+impl Products {
+    /// Builds the graphs: one a layer, and one for the output head.
+    ///
+    /// # Errors
+    ///
+    /// ONNX Runtime refuses a graph.
+    pub fn load(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
+        let shape = package.shape();
+        let (queries, keys) = (
+            shape.heads * shape.head_width,
+            shape.kv_heads * shape.head_width,
+        );
+        let layer_ports = Ports {
+            inputs: vec![
+                ("x", shape.width),
+                ("attended", queries),
+                ("activations", shape.feed_forward),
+            ],
+            outputs: vec![
+                ("query", queries),
+                ("key", keys),
+                ("value", keys),
+                ("output", shape.width),
+                ("gate", shape.feed_forward),
+                ("up", shape.feed_forward),
+                ("down", shape.width),
+            ],
+        };
+        let head_ports = Ports {
+            inputs: vec![("x", shape.width)],
+            outputs: vec![("head", shape.vocabulary)],
+        };
+        let layers = (0..shape.layers)
+            .map(|layer| {
+                let attention = package.attention(layer);
+                let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
+                for group in (0..package.groups()).map(|group| package.group(layer, group)) {
+                    gate.push(group.gate);
+                    up.push(group.up);
+                    down.push(group.down);
+                }
+                session(
+                    engine,
+                    format!("the products of layer {layer}"),
+                    &layer_ports,
+                    &[
+                        ("query", "x", Weights::stack(&[attention.query])?),
+                        ("key", "x", Weights::stack(&[attention.key])?),
+                        ("value", "x", Weights::stack(&[attention.value])?),
+                        ("output", "attended", Weights::stack(&[attention.output])?),
+                        ("gate", "x", Weights::stack(&gate)?),
+                        ("up", "x", Weights::stack(&up)?),
+                        ("down", "activations", Weights::join(&down)?),
+                    ],
+                )
+            })
+            .collect::<Result<_, EngineError>>()?;
+        let head = session(
+            engine,
+            "the product of the output head".into(),
+            &head_ports,
+            &[("head", "x", Weights::stack(&[package.head()])?)],
+        )?;
+        Ok(Self {
+            layer_ports,
+            head_ports,
+            layers,
+            head,
+            pass: None,
+        })
+    }
+
+    /// Computes every product of the layers once, one layer after another, as a forward pass of `rows` rows would; and with
+    /// `head` that of the output head, for one row, since only the last row's logits are wanted.
+    ///
+    /// # Errors
+    ///
+    /// ONNX Runtime fails.
+    pub fn run(&mut self, rows: usize, head: bool) -> Result<(), EngineError> {
+        let pass = match self.pass.take().filter(|pass| pass.rows == rows) {
+            Some(pass) => self.pass.insert(pass),
+            None => {
+                let pass = self
+                    .bind(rows)
+                    .context(|| format!("the bindings of {rows} rows"))?;
+                self.pass.insert(pass)
+            }
+        };
+        for (layer, (session, binding)) in self.layers.iter_mut().zip(&pass.layers).enumerate() {
+            session
+                .run_binding(binding)
+                .context(|| format!("the products of layer {layer}"))?;
+        }
+        if head {
+            self.head
+                .run_binding(&pass.head)
+                .context(|| "the product of the output head".into())?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, rows: usize) -> ort::Result<Pass> {
+        let mut buffers = self.layer_ports.buffers(rows)?;
+        let layers = self
+            .layers
+            .iter()
+            .map(|session| self.layer_ports.bind(session, &mut buffers))
+            .collect::<ort::Result<_>>()?;
+        let mut buffers = self.head_ports.buffers(1)?;
+        let head = self.head_ports.bind(&self.head, &mut buffers)?;
+        Ok(Pass { rows, layers, head })
+    }
+}
+
+impl Ports {
+    fn all(&self) -> impl Iterator<Item = &(&'static str, usize)> {
+        self.inputs.iter().chain(&self.outputs)
+    }
+
+    /// A buffer for each, filled with something that is not all the same.
+    fn buffers(&self, rows: usize) -> ort::Result<Vec<Tensor<f32>>> {
+        self.all()
+            .map(|&(_, length)| {
+                let mut tensor = Tensor::<f32>::new(&Allocator::default(), [1, rows, length])?;
+                for (index, value) in tensor.extract_tensor_mut().1.iter_mut().enumerate() {
+                    *value = (index % 13) as f32 / 6.0 - 1.0;
+                }
+                Ok(tensor)
+            })
+            .collect()
+    }
+
+    fn bind(&self, session: &Session, buffers: &mut [Tensor<f32>]) -> ort::Result<IoBinding> {
+        let mut binding = session.create_binding()?;
+        let (inputs, outputs) = buffers.split_at_mut(self.inputs.len());
+        for ((name, _), buffer) in self.inputs.iter().zip(inputs) {
+            binding.bind_input(*name, buffer)?;
+        }
+        for ((name, _), buffer) in self.outputs.iter().zip(outputs) {
+            binding.bind_output(*name, buffer)?;
+        }
+        Ok(binding)
+    }
+}
+
+/// A graph of products that do not depend on one another: output, input, weights of each.
+fn session(
+    engine: &Engine,
+    what: String,
+    ports: &Ports,
+    products: &[(&str, &str, Weights)],
+) -> Result<Session, EngineError> {
+    let shape = |&(_, length): &(&str, usize)| [1, ANY, length as i64];
+    let shapes: Vec<_> = ports.all().map(shape).collect();
+    let all: Vec<_> = ports
+        .all()
+        .zip(&shapes)
+        .map(|((name, _), shape)| (*name, TensorElementType::Float32, &shape[..]))
+        .collect();
+    let (inputs, outputs) = all.split_at(ports.inputs.len());
+    let mut graph = GraphBuilder::new(what, inputs, outputs)?;
+    for (output, input, weights) in products {
+        graph.product(&format!("{output}.weights"), input, output, weights)?;
+    }
+    graph.build(engine)
+}

@@ -1,0 +1,16 @@
+//! How fast a package runs on this machine, and in how much memory.
+//!
+//! A forward pass is the one of a generation, from token to token; beside it run the model's matrix products alone, in the
+//! same rounds, so that whatever else the machine does disturbs both alike.
+
+mod machine;
+mod measure;
+mod memory;
+mod report;
+mod timing;
+
+pub use machine::Machine;
+pub use measure::{Options, bench};
+pub use memory::{Memory, Resident};
+pub use report::{Model, ProductTimings, Report, Run};
+pub use timing::Timing;
