@@ -8,6 +8,7 @@ mod demo;
 mod docs;
 mod onnxruntime;
 mod paths;
+mod peers;
 mod pip;
 mod policies;
 mod say;
@@ -43,6 +44,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    Peers(peers::Args),
     Test(test::Args),
     Ci(ci::Args),
 }
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Policies { check } => policies::run(check),
+        Command::Peers(args) => peers::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
     };

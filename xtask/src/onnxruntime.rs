@@ -162,6 +162,12 @@ fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// SHA-256 of a file, in hex.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    sha256(file).with_context(|| format!("cannot read {}", path.display()))
+}
+
 fn sha256(mut from: impl Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
