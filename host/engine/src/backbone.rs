@@ -1,6 +1,6 @@
 use halo_models::Package;
 
-use crate::{Attention, Engine, EngineError, Head, KvCache};
+use crate::{Attention, Engine, EngineError, Head, KvCache, Part};
 
 /// What the leader of a generation always has: embedding, every layer's attention, the output head. The feed-forward is the
 /// caller's, since its groups may be anywhere.
@@ -9,6 +9,15 @@ pub struct Backbone {
     package: Package,
     attention: Attention,
     head: Head,
+}
+
+/// Tokens of one generation that are run after those in its cache.
+#[derive(Debug)]
+pub struct Continuation<'a> {
+    /// The tokens, of which there is at least one.
+    pub tokens: &'a [u32],
+    /// What the generation has run so far.
+    pub cache: &'a mut KvCache,
 }
 
 /// The feed-forward step of one layer, for a [`FeedForwardSource`] to fill.
@@ -35,6 +44,10 @@ pub trait FeedForwardSource {
     ///
     /// The pass cannot go on.
     fn begin(&mut self, embedded: &[f32]) -> Result<(), Self::Error>;
+
+    /// Told before [`begin`](Self::begin): which row is the last of each generation in the pass, the one whose next token is
+    /// wanted.
+    fn ends(&mut self, _rows: &[usize]) {}
 
     /// One layer: fills `step.sum`.
     ///
@@ -67,25 +80,55 @@ impl Backbone {
     ///
     /// # Errors
     ///
-    /// The cache is full, a token is not in the vocabulary, ONNX Runtime fails, or `source` does. The cache then still ends
-    /// where it did before.
+    /// As for [`forward_all`](Self::forward_all).
     pub fn forward<S: FeedForwardSource + ?Sized>(
         &mut self,
         tokens: &[u32],
         cache: &mut KvCache,
         source: &mut S,
     ) -> Result<Vec<f32>, S::Error> {
+        self.forward_all(&mut [Continuation { tokens, cache }], source)
+    }
+
+    /// Runs several generations' tokens in one pass, so that the weights are read once for all of them, and returns the
+    /// residual stream after the last layer, `[tokens, width]`, of one generation after another. A generation's rows are what
+    /// they would be by themselves, to within rounding.
+    ///
+    /// # Errors
+    ///
+    /// A cache is full, a token is not in the vocabulary, ONNX Runtime fails, or `source` does. The caches then still end
+    /// where they did before.
+    pub fn forward_all<S: FeedForwardSource + ?Sized>(
+        &mut self,
+        generations: &mut [Continuation<'_>],
+        source: &mut S,
+    ) -> Result<Vec<f32>, S::Error> {
         let width = self.package.shape().width;
-        let mut hidden = vec![0f32; tokens.len() * width];
-        for (token, row) in tokens.iter().zip(hidden.chunks_mut(width)) {
-            self.package
-                .embedding(*token, row)
-                .map_err(EngineError::from)?;
+        let (mut hidden, mut ends) = (Vec::new(), Vec::new());
+        for generation in &*generations {
+            for token in generation.tokens {
+                let start = hidden.len();
+                hidden.resize(start + width, 0f32);
+                let row = &mut hidden[start..];
+                self.package
+                    .embedding(*token, row)
+                    .map_err(EngineError::from)?;
+            }
+            ends.push((hidden.len() / width).saturating_sub(1));
         }
+        let mut parts: Vec<Part<'_>> = generations
+            .iter_mut()
+            .map(|generation| Part {
+                rows: generation.tokens.len(),
+                cache: generation.cache,
+            })
+            .collect();
+        source.ends(&ends);
         source.begin(&hidden)?;
         let (mut normed, mut sum) = (vec![0f32; hidden.len()], vec![0f32; hidden.len()]);
         for layer in 0..self.package.shape().layers {
-            self.attention.run(layer, cache, &mut hidden, &mut normed)?;
+            self.attention
+                .run(layer, &mut parts, &mut hidden, &mut normed)?;
             sum.fill(0.0);
             source.step(FeedForwardStep {
                 layer,
@@ -97,7 +140,9 @@ impl Backbone {
                 *h += s;
             }
         }
-        cache.advance(tokens.len());
+        for part in parts {
+            part.cache.advance(part.rows);
+        }
         Ok(hidden)
     }
 

@@ -1,8 +1,8 @@
 //! The matrix products of a LLaMA-family model, in ONNX Runtime, by neuron group.
 //!
-//! Three kinds of graph, built in memory from a package's weights: one per layer for attention with its norms and residual
-//! ([`Attention`]), one per layer for the feed-forward groups that this node computes ([`FeedForward`]), one for the output
-//! head ([`Head`]). [`Backbone`] is what the leader of a generation always has of them.
+//! The graphs are built in memory from a package's weights: per layer those around the attention with its norms and residual
+//! ([`Attention`]) and one for the feed-forward groups that this node computes ([`FeedForward`]), and one for the output head
+//! ([`Head`]). [`Backbone`] is what the leader of a generation always has of them.
 //!
 //! All sessions of a process share ONNX Runtime's one global thread pool: a pool per session would have dozens of idle
 //! threads spin against the one that works.
@@ -23,8 +23,8 @@ mod projection;
 mod rope;
 mod weights;
 
-pub use attention::Attention;
-pub use backbone::{Backbone, FeedForwardSource, FeedForwardStep};
+pub use attention::{Attention, Part};
+pub use backbone::{Backbone, Continuation, FeedForwardSource, FeedForwardStep};
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
 pub use feed_forward::FeedForward;

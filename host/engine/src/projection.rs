@@ -18,25 +18,33 @@ pub(crate) struct Projection<'a> {
 }
 
 impl Projection<'_> {
-    /// Adds its nodes; gives the name of its output, `[1, rows, heads * head_width]`.
+    /// Adds its nodes; `output` is `[1, rows, heads * head_width]`.
     pub(crate) fn add_to(
         self,
         graph: &mut GraphBuilder,
         input: &str,
+        output: &str,
         epsilon: f32,
-    ) -> Result<String, EngineError> {
+    ) -> Result<(), EngineError> {
         let part = |part: &str| format!("{}.{part}", self.name);
-        let mut output = part("product");
+        // Each step's result is the output where no other follows.
+        let sum = match self.norm {
+            Some(_) => part("sum"),
+            None => output.to_owned(),
+        };
+        let product = match self.bias {
+            Some(_) => part("product"),
+            None => sum.clone(),
+        };
         let width = self.matrix.rows;
-        graph.product(self.name, input, &output, &Weights::stack(&[self.matrix])?)?;
+        graph.product(self.name, input, &product, &Weights::stack(&[self.matrix])?)?;
         if let Some(bias) = self.bias {
-            let (constant, sum) = (part("bias"), part("sum"));
+            let constant = part("bias");
             graph.constant(&constant, &[width], &bias)?;
-            graph.node("Add", ONNX_DOMAIN, &[&output, &constant], &[&sum], &[])?;
-            output = sum;
+            graph.node("Add", ONNX_DOMAIN, &[&product, &constant], &[&sum], &[])?;
         }
         let Some(norm) = self.norm else {
-            return Ok(output);
+            return Ok(());
         };
         let [heads, normed, gains, apart, together] =
             ["heads", "normed", "norm", "apart", "together"].map(part);
@@ -45,7 +53,7 @@ impl Projection<'_> {
         graph.constant(&apart, &[4], &[0, 0, width / head_width, head_width])?;
         graph.constant(&together, &[3], &[0, 0, width])?;
         graph.constant(&gains, &[norm.len()], &norm)?;
-        graph.node("Reshape", ONNX_DOMAIN, &[&output, &apart], &[&heads], &[])?;
+        graph.node("Reshape", ONNX_DOMAIN, &[&sum, &apart], &[&heads], &[])?;
         graph.node(
             "SimplifiedLayerNormalization",
             ONNX_DOMAIN,
@@ -53,14 +61,12 @@ impl Projection<'_> {
             &[&normed],
             &[("epsilon", Value::Float(epsilon)), ("axis", Value::Int(-1))],
         )?;
-        let output = part("output");
         graph.node(
             "Reshape",
             ONNX_DOMAIN,
             &[&normed, &together],
-            &[&output],
+            &[output],
             &[],
-        )?;
-        Ok(output)
+        )
     }
 }
