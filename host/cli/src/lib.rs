@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod generation;
 mod model_path;
 mod options;
 mod output;

@@ -614,6 +614,10 @@ async fn sampling_options_out_of_range() {
     let home = Home::new();
     assert_message!(home, home.halo(&["run", "--temperature", "-1", "Once"]));
     assert_message!(home, home.halo(&["run", "--top-p", "0", "Once"]));
+    let penalty = ["run", "--repetition-penalty", "NaN", "Once"];
+    assert_message!(home, home.halo(&penalty));
+    assert_message!(home, home.halo(&["run", "--stop", "", "Once"]));
+    assert_message!(home, home.halo(&["run", "--logprobs", "2", "Once"]));
 }
 
 // Calibrating and evaluating

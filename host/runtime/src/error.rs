@@ -1,7 +1,11 @@
+use std::sync::Arc;
+
 use halo_engine::EngineError;
 use halo_fabric::{FabricError, NodeId, ShapeError};
 use halo_models::PackageError;
 use halo_policy::PolicyError;
+
+use crate::sampler::OutOfRange;
 
 /// Why a generation could not begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +14,12 @@ pub enum GenerationError {
     /// There is nothing to continue.
     #[error("the prompt is empty; give some text to continue")]
     EmptyPrompt,
+    /// A stop string that every text has.
+    #[error("a stop string is empty, and would end the text before it begins; leave it out")]
+    EmptyStop,
+    /// A sampling parameter.
+    #[error(transparent)]
+    Sampling(#[from] OutOfRange),
     /// The prompt does not leave room for a single token.
     #[error(
         "the prompt has {tokens} tokens; the model's context holds {context}, and the answer needs some of them. Shorten the prompt"
@@ -25,6 +35,34 @@ pub enum GenerationError {
         "the model's logits are not numbers; its weights are damaged (`halo model inspect --verify` checks them)"
     )]
     NoLogits,
+    /// The keys and values of prompt and answer do not fit the memory.
+    #[error(
+        "the KV cache of {tokens} tokens takes {:.1} MB, and {:.1} MB of memory are available, enough for {fits} tokens of prompt and \
+         answer; shorten the prompt, or ask for fewer tokens (--max-tokens)",
+        *.needed as f64 / 1e6, *.available as f64 / 1e6
+    )]
+    NoMemory {
+        /// Tokens of prompt and answer.
+        tokens: usize,
+        /// Bytes that they take.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// Tokens that those are enough for.
+        fits: u64,
+    },
+    /// As many generations are under way as can be.
+    #[error("{most} generations are under way, and there cannot be more; wait until one has ended")]
+    Full {
+        /// How many can be.
+        most: usize,
+    },
+    /// The pass that several generations shared failed.
+    #[error("{0}")]
+    Shared(Arc<GenerationError>),
+    /// What ran the generations is gone.
+    #[error("generating has been shut down")]
+    Closed,
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -27,8 +27,6 @@ pub(crate) struct Exchange {
     inbox: Receiver<Arrived>,
     workers: Vec<Worker>,
     pub(crate) counts: Counts,
-    /// Packets lost on purpose before this generation.
-    lost_before: u64,
 }
 
 /// A worker of the plan in force.
@@ -91,21 +89,13 @@ impl Exchange {
             inbox,
             workers: Vec::new(),
             counts: Counts::default(),
-            lost_before: 0,
         }
     }
 
-    /// Counts from zero.
-    pub(crate) fn restart(&mut self) {
-        self.counts = Counts::default();
-        self.lost_before = self.fabric.counters().dropped.packets;
-    }
-
-    /// What has happened since the last restart.
+    /// What has happened since the exchange was made.
     pub(crate) fn counts(&self) -> Counts {
-        let packets_lost = self.fabric.counters().dropped.packets - self.lost_before;
         Counts {
-            packets_lost,
+            packets_lost: self.fabric.counters().dropped.packets,
             ..self.counts
         }
     }

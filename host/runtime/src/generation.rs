@@ -1,22 +1,14 @@
-//! The token loop: prompt in, tokens out. Where the feed-forward is computed is somebody else's business.
+//! What a generation is asked for, and what comes of it.
 
-use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
-
-use halo_engine::{Backbone, FeedForwardSource, KvCache};
-use halo_models::{Shape, Tokenizer};
+use halo_engine::FeedForwardSource;
 use serde::{Deserialize, Serialize};
 
 use crate::error::GenerationError;
-use crate::sampler::{Sampler, Sampling};
+use crate::sampler::{Logprobs, Sampling};
 use crate::telemetry::Counts;
 
-/// Rows that go through the layers at once while the prompt is read. More would be faster to compute and make longer bursts
-/// on the network.
-pub const PREFILL_ROWS: usize = 32;
-
 /// What to generate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// The text to continue.
     pub prompt: String,
@@ -24,6 +16,10 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Strings that end the generation; they are not part of its text.
+    pub stop: Vec<String>,
+    /// Tell each token's probability, and those of as many likeliest tokens.
+    pub logprobs: Option<usize>,
     /// Go on after the model's end-of-text token, for measuring.
     pub ignore_eos: bool,
 }
@@ -35,21 +31,28 @@ pub struct Token {
     pub index: usize,
     /// Its number in the vocabulary.
     pub id: u32,
-    /// The text that is complete with it. Empty while a character's bytes are spread over tokens.
+    /// The text that is complete with it. Empty while a character's bytes are spread over tokens, or while it may be the
+    /// beginning of a stop string.
     pub text: String,
     /// Share of the predicted contribution that was concealed while computing it, 0 to 1.
     pub concealed: f32,
     /// Seconds since the generation began.
     pub seconds: f64,
+    /// What the model thought of it, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Logprobs>,
 }
 
 /// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
     /// The model said so.
     EndOfText,
+    /// A stop string has come.
+    StopString,
     /// As many tokens as were asked for.
+    #[default]
     MaxTokens,
     /// The context is full.
     Context,
@@ -58,13 +61,16 @@ pub enum Finish {
 }
 
 /// What a generation was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Tokens of the prompt, with the beginning-of-text token.
     pub prompt_tokens: usize,
+    /// Those of them that were taken from an earlier generation's KV cache instead of computed.
+    pub reused_tokens: usize,
     /// The generated tokens.
     pub tokens: Vec<u32>,
-    /// Their text.
+    /// Their text, up to a stop string. The tokens' own texts are the beginning of it: what was held back when the generation
+    /// ended is only here.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
@@ -76,7 +82,7 @@ pub struct Report {
     pub longest_pause_seconds: f64,
     /// Share of predicted contribution concealed, averaged over the tokens.
     pub concealed: f32,
-    /// What happened on the network.
+    /// What happened on the network meanwhile, whichever generation it was for.
     pub counts: Counts,
 }
 
@@ -92,125 +98,28 @@ impl Report {
     }
 }
 
-/// Whoever computes the feed-forward of a generation, and keeps the account of it.
+/// Whoever computes the feed-forward of generations, and keeps the account of it.
 pub trait Source: FeedForwardSource<Error = GenerationError> {
-    /// A new generation begins.
-    fn restart(&mut self);
-
     /// The share of predicted contribution that the last forward pass went without, 0 to 1.
     fn concealed(&self) -> f32;
 
-    /// What has happened so far.
+    /// What has happened since the source was made, in all generations.
     fn counts(&self) -> Counts;
 }
 
-/// A prompt's tokens. It must not be empty, and leave room for at least one more.
-pub(crate) fn encode(
-    shape: &Shape,
-    tokenizer: &Tokenizer,
-    prompt: &str,
-) -> Result<Vec<u32>, GenerationError> {
-    if prompt.is_empty() {
-        return Err(GenerationError::EmptyPrompt);
+impl Request {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    ///
+    /// The prompt or a stop string is empty, or a sampling parameter is out of its range.
+    pub fn check(&self) -> Result<(), GenerationError> {
+        if self.prompt.is_empty() {
+            return Err(GenerationError::EmptyPrompt);
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(GenerationError::EmptyStop);
+        }
+        Ok(self.sampling.check()?)
     }
-    let mut tokens: Vec<u32> = shape.bos.into_iter().collect();
-    tokens.extend(tokenizer.encode(prompt)?);
-    if tokens.len() >= shape.context {
-        return Err(GenerationError::PromptTooLong {
-            tokens: tokens.len(),
-            context: shape.context,
-        });
-    }
-    Ok(tokens)
-}
-
-/// Generates tokens, telling `each` of every one as it comes.
-///
-/// # Errors
-///
-/// The prompt is empty or too long for the context, or a pass fails.
-pub(crate) fn generate(
-    backbone: &mut Backbone,
-    tokenizer: &Tokenizer,
-    source: &mut (dyn Source + Send),
-    request: &Request,
-    mut each: impl FnMut(&Token) -> ControlFlow<()>,
-) -> Result<Report, GenerationError> {
-    let shape = backbone.package().shape().clone();
-    let started = Instant::now();
-    let tokens = encode(&shape, tokenizer, &request.prompt)?;
-    let prompt_tokens = tokens.len();
-    let capacity = shape
-        .context
-        .min(prompt_tokens.saturating_add(request.max_tokens));
-    source.restart();
-    let mut cache = KvCache::new(&shape, capacity)?;
-    let mut sampler = Sampler::new(request.sampling.clone());
-    let mut decoder = tokenizer.decode_stream(&tokens);
-    let mut logits = Vec::new();
-    let mut report = Report {
-        prompt_tokens,
-        tokens: Vec::new(),
-        text: String::new(),
-        finish: Finish::MaxTokens,
-        prefill_seconds: 0.0,
-        decode_seconds: 0.0,
-        longest_pause_seconds: 0.0,
-        concealed: 0.0,
-        counts: Counts::default(),
-    };
-    let (mut first, mut last) = (None, started);
-    let mut pending = tokens;
-    while report.tokens.len() < request.max_tokens {
-        let mut concealed = 0.0;
-        let mut hidden = Vec::new();
-        let rows = pending.len();
-        for chunk in pending.chunks(PREFILL_ROWS) {
-            hidden = backbone.forward(chunk, &mut cache, source)?;
-            concealed += source.concealed() * chunk.len() as f32 / rows as f32;
-        }
-        backbone.logits(&hidden[hidden.len() - shape.width..], &mut logits)?;
-        let id = sampler.next(&logits).ok_or(GenerationError::NoLogits)?;
-        let now = Instant::now();
-        if first.is_some() {
-            report.longest_pause_seconds =
-                report.longest_pause_seconds.max((now - last).as_secs_f64());
-        }
-        last = now;
-        first.get_or_insert(now);
-        if shape.eos.contains(&id) && !request.ignore_eos {
-            report.finish = Finish::EndOfText;
-            break;
-        }
-        let index = report.tokens.len();
-        report.concealed += (concealed - report.concealed) / (index + 1) as f32;
-        report.tokens.push(id);
-        let text = decoder.push(id)?;
-        report.text.push_str(&text);
-        let token = Token {
-            index,
-            id,
-            text,
-            concealed,
-            seconds: (now - started).as_secs_f64(),
-        };
-        if each(&token).is_break() {
-            report.finish = Finish::Stopped;
-            break;
-        }
-        if cache.length() == shape.context {
-            report.finish = Finish::Context;
-            break;
-        }
-        pending = vec![id];
-    }
-    report.text.push_str(&decoder.finish()?);
-    let first = first.unwrap_or(last);
-    report.prefill_seconds = (first - started).as_secs_f64();
-    report.decode_seconds = last
-        .saturating_duration_since(first)
-        .max(Duration::ZERO)
-        .as_secs_f64();
-    report.counts = source.counts();
-    Ok(report)
 }

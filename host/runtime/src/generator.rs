@@ -1,21 +1,53 @@
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use halo_engine::{Backbone, Engine, FeedForward, FeedForwardSource, FeedForwardStep};
+use halo_engine::{Backbone, Engine, FeedForward, FeedForwardSource, FeedForwardStep, KvCache};
 use halo_models::{Package, Tokenizer};
 
 use crate::error::{GenerationError, NodeError};
-use crate::generation::{self, Report, Request, Source, Token};
+use crate::generation::{Finish, Report, Request, Source, Token};
 use crate::memory;
+use crate::prefixes::{Prefixes, common};
+use crate::sequence::{self, Sequence};
 use crate::telemetry::Counts;
 
+/// Rows that go through the layers at once: one of each generation that decodes, the rest of prompts. More would be faster to
+/// compute and make longer bursts on the network.
+pub const PREFILL_ROWS: usize = 32;
+
 /// A model that is ready to generate, on this machine alone or at the head of a cluster.
+///
+/// Several generations share its passes: they [join](Self::join) and end between two [steps](Self::step), and a pass reads the
+/// weights once for all of them. What each generates is what it would generate alone, but for rounding: products of several
+/// rows may add numbers up in another order. [`generate`](Self::generate) is the case of one.
 pub struct Generator {
     backbone: Backbone,
     tokenizer: Tokenizer,
     source: Box<dyn Source + Send>,
+    under_way: BTreeMap<GenerationId, Sequence>,
+    prefixes: Prefixes,
+    next: u64,
+}
+
+/// A generation of a [`Generator`]. Later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GenerationId(u64);
+
+/// What has become of a generation in a step.
+#[derive(Debug)]
+pub enum Progress {
+    /// It has a token more.
+    Token(Token),
+    /// It has ended.
+    Done(Box<Report>),
+    /// It cannot go on. The others can.
+    Failed(GenerationError),
 }
 
 impl Generator {
+    /// Generations that can be under way at once.
+    pub const MOST: usize = PREFILL_ROWS;
+
     /// The whole model on this machine.
     ///
     /// # Errors
@@ -43,6 +75,9 @@ impl Generator {
             backbone: Backbone::load(engine, package)?,
             tokenizer: package.tokenizer()?,
             source,
+            under_way: BTreeMap::new(),
+            prefixes: Prefixes::default(),
+            next: 0,
         })
     }
 
@@ -50,29 +85,173 @@ impl Generator {
     ///
     /// # Errors
     ///
-    /// The prompt is empty or too long.
+    /// The prompt is empty or too long, a stop string is empty, or a sampling parameter is out of its range.
     pub fn check(&self, request: &Request) -> Result<(), GenerationError> {
         let shape = self.backbone.package().shape();
-        generation::encode(shape, &self.tokenizer, &request.prompt).map(drop)
+        sequence::encode(shape, &self.tokenizer, request).map(drop)
     }
 
-    /// Generates tokens, telling `each` of every one as it comes.
+    /// Generates tokens, telling `each` of every one as it comes. Other generations under way go on meanwhile, and what comes
+    /// of them is lost.
     ///
     /// # Errors
     ///
-    /// The prompt is empty or too long, or the generation cannot go on.
+    /// The request cannot be met, or the generation cannot go on.
     pub fn generate(
         &mut self,
         request: &Request,
-        each: impl FnMut(&Token) -> ControlFlow<()>,
+        mut each: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Report, GenerationError> {
-        generation::generate(
-            &mut self.backbone,
-            &self.tokenizer,
-            &mut *self.source,
-            request,
-            each,
-        )
+        let id = self.join(request)?;
+        loop {
+            let mut stop = false;
+            for (_, progress) in self.step()?.into_iter().filter(|(of, _)| *of == id) {
+                match progress {
+                    Progress::Token(token) => stop = each(&token).is_break(),
+                    Progress::Done(report) => return Ok(*report),
+                    Progress::Failed(error) => return Err(error),
+                }
+            }
+            if stop && let Some(report) = self.leave(id) {
+                return report;
+            }
+        }
+    }
+
+    /// Generations that are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Begins a generation, with the next step. What its prompt has in common with an earlier one's text is not computed again.
+    ///
+    /// # Errors
+    ///
+    /// The request cannot be met, there is no memory for it, or as many generations as can be are under way.
+    pub fn join(&mut self, request: &Request) -> Result<GenerationId, GenerationError> {
+        if self.under_way.len() >= Self::MOST {
+            return Err(GenerationError::Full { most: Self::MOST });
+        }
+        let shape = self.backbone.package().shape();
+        let (tokens, most) = sequence::encode(shape, &self.tokenizer, request)?;
+        let promised = self.under_way.values().map(|s| s.yet_to_take(shape)).sum();
+        loop {
+            let available = memory::available().unwrap_or(u64::MAX);
+            match memory::check_cache(shape, most, promised, available) {
+                Err(_) if self.prefixes.forget_oldest() => {}
+                fits => break fits?,
+            }
+        }
+        let mut cache = KvCache::new(shape, most)?;
+        let others = self.under_way.values().map(Sequence::computed);
+        let known = self.prefixes.iter().chain(others);
+        if let Some((count, longest)) = known
+            .map(|(known, cache)| (common(known, &tokens), cache))
+            .max_by_key(|(count, _)| *count)
+        {
+            // The last token is run in any case, for its logits.
+            cache.copy_prefix(longest, count.min(tokens.len() - 1))?;
+        }
+        let id = GenerationId(self.next);
+        self.next += 1;
+        let before = self.source.counts();
+        let sequence = Sequence::new(shape, &self.tokenizer, request, tokens, cache, before);
+        self.under_way.insert(id, sequence);
+        Ok(id)
+    }
+
+    /// Ends a generation. Nothing if it has ended before.
+    pub fn leave(&mut self, id: GenerationId) -> Option<Result<Report, GenerationError>> {
+        let sequence = self.under_way.remove(&id)?;
+        Some(self.end(sequence, Finish::Stopped))
+    }
+
+    /// One pass through the model, with a row of every generation that has read its prompt, and rows of prompts.
+    ///
+    /// # Errors
+    ///
+    /// The pass failed; all generations have ended.
+    pub fn step(&mut self) -> Result<Vec<(GenerationId, Progress)>, GenerationError> {
+        let mut progress = Vec::new();
+        let unasked: Vec<_> = self
+            .under_way
+            .extract_if(.., |_, sequence| sequence.is_full())
+            .collect();
+        for (id, sequence) in unasked {
+            progress.push((id, self.end(sequence, Finish::MaxTokens).into()));
+        }
+        // What a pass that failed leaves behind is not worth going on with.
+        let mut logits = self.pass().inspect_err(|_| self.under_way.clear())?;
+        let vocabulary = self.backbone.package().shape().vocabulary;
+        let ready: Vec<_> = self
+            .under_way
+            .extract_if(.., |_, sequence| sequence.pending() == 0)
+            .collect();
+        for ((id, mut sequence), logits) in ready.into_iter().zip(logits.chunks_mut(vocabulary)) {
+            match sequence.accept(logits) {
+                Ok((token, finish)) => {
+                    progress.extend(token.map(|token| (id, Progress::Token(token))));
+                    match finish {
+                        Some(finish) => progress.push((id, self.end(sequence, finish).into())),
+                        None => drop(self.under_way.insert(id, sequence)),
+                    }
+                }
+                Err(error) => progress.push((id, Progress::Failed(error))),
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Runs a row of every generation, and more of those with more to run. Gives the logits of those that have nothing to run
+    /// any more, one after another.
+    fn pass(&mut self) -> Result<Vec<f32>, GenerationError> {
+        let mut logits = Vec::new();
+        if self.under_way.is_empty() {
+            return Ok(logits);
+        }
+        let mut spare = PREFILL_ROWS.saturating_sub(self.under_way.len());
+        let mut parts = Vec::new();
+        for sequence in self.under_way.values_mut() {
+            let part = sequence.next(1 + spare);
+            spare -= part.tokens.len() - 1;
+            parts.push(part);
+        }
+        let rows: Vec<usize> = parts.iter().map(|part| part.tokens.len()).collect();
+        let hidden = self.backbone.forward_all(&mut parts, &mut *self.source)?;
+        let concealed = self.source.concealed();
+        let width = self.backbone.package().shape().width;
+        let (mut ends, mut run) = (Vec::new(), 0);
+        for (sequence, rows) in self.under_way.values_mut().zip(rows) {
+            run += rows;
+            sequence.ran(rows, concealed);
+            if sequence.pending() == 0 {
+                ends.extend_from_slice(&hidden[(run - 1) * width..run * width]);
+            }
+        }
+        if !ends.is_empty() {
+            self.backbone.logits(&ends, &mut logits)?;
+        }
+        Ok(logits)
+    }
+
+    /// The report of a generation that is no longer under way. What it has computed is kept for later ones.
+    fn end(&mut self, sequence: Sequence, finish: Finish) -> Result<Report, GenerationError> {
+        let (report, computed) = sequence.finish(finish, self.source.counts())?;
+        if let Some(computed) = computed {
+            let shape = self.backbone.package().shape();
+            self.prefixes
+                .keep(computed, shape, memory::for_prefixes(shape));
+        }
+        Ok(report)
+    }
+}
+
+impl From<Result<Report, GenerationError>> for Progress {
+    fn from(ended: Result<Report, GenerationError>) -> Self {
+        match ended {
+            Ok(report) => Self::Done(Box::new(report)),
+            Err(error) => Self::Failed(error),
+        }
     }
 }
 
@@ -80,6 +259,7 @@ impl std::fmt::Debug for Generator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generator")
             .field("package", self.backbone.package())
+            .field("under_way", &self.under_way.len())
             .finish_non_exhaustive()
     }
 }
@@ -100,8 +280,6 @@ impl FeedForwardSource for Alone {
 }
 
 impl Source for Alone {
-    fn restart(&mut self) {}
-
     fn concealed(&self) -> f32 {
         0.0
     }

@@ -32,7 +32,7 @@ const LIKE_TCP_BOUND: Duration = Duration::from_secs(120);
 /// Rows that are computed in about the time of a round trip; a round with more is bounded by as many times more.
 const ROWS_IN_BOUND: u32 = 8;
 
-/// The feed-forward of the generations that this node leads, one after another.
+/// The feed-forward of the generations that this node leads. A round carries the rows of all that are under way.
 pub(crate) struct Leader {
     policies: Arc<Policies>,
     sync: Sync,
@@ -44,8 +44,11 @@ pub(crate) struct Leader {
     plan: Arc<Plan>,
     feed_forward: FeedForward,
     arrivals: Arrivals,
+    /// Names this leader's rounds. It is the same for all generations, which share them.
     generation: u64,
     step: u32,
+    /// The rows of this pass that a next token is wanted for.
+    ends: Vec<usize>,
     /// Predicted importance of this layer's groups, adding up to 1, and of the next layer's.
     scores: Vec<f32>,
     next_scores: Vec<f32>,
@@ -76,8 +79,9 @@ impl Leader {
             plan: first.plan,
             feed_forward: first.feed_forward,
             arrivals: Arrivals::default(),
-            generation: 0,
+            generation: rand::random(),
             step: 0,
+            ends: Vec::new(),
             scores: Vec::new(),
             next_scores: Vec::new(),
             concealed: 0.0,
@@ -237,17 +241,23 @@ impl Leader {
         answer.value
     }
 
-    /// Scores a layer from the residual stream of the round before it. Of several rows the last, which is the one whose next
-    /// token is wanted.
+    /// Scores a layer from the residual stream of the round before it: of the rows whose next token is wanted, the mean.
     fn predict(&mut self, layer: usize, hidden: &[f32]) {
-        if layer < self.plan.groups[0].len() {
-            let row = &hidden[hidden.len() - self.width..];
-            let fault = self
-                .policies
-                .predictor()
-                .score(layer as u32, row, &mut self.next_scores);
-            self.exchange.counts.policy_faults += u64::from(fault.is_some());
+        if layer >= self.plan.groups[0].len() {
+            return;
         }
+        let mut mean = Vec::new();
+        for end in &self.ends {
+            let row = &hidden[end * self.width..][..self.width];
+            let predictor = self.policies.predictor();
+            let fault = predictor.score(layer as u32, row, &mut self.next_scores);
+            self.exchange.counts.policy_faults += u64::from(fault.is_some());
+            mean.resize(self.next_scores.len(), 0.0);
+            for (mean, score) in mean.iter_mut().zip(&self.next_scores) {
+                *mean += score / self.ends.len() as f32;
+            }
+        }
+        self.next_scores = mean;
     }
 }
 
@@ -257,6 +267,10 @@ fn micros(duration: Duration) -> u32 {
 
 impl FeedForwardSource for Leader {
     type Error = GenerationError;
+
+    fn ends(&mut self, rows: &[usize]) {
+        self.ends = rows.to_vec();
+    }
 
     fn begin(&mut self, embedded: &[f32]) -> Result<(), GenerationError> {
         self.step = self.step.wrapping_add(1);
@@ -287,11 +301,6 @@ impl FeedForwardSource for Leader {
 }
 
 impl Source for Leader {
-    fn restart(&mut self) {
-        self.generation = rand::random();
-        self.exchange.restart();
-    }
-
     fn concealed(&self) -> f32 {
         if self.rounds > 0 {
             self.concealed / self.rounds as f32

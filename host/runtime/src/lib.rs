@@ -10,6 +10,7 @@
 
 mod arrival;
 mod assignments;
+mod batcher;
 pub mod cluster;
 pub mod config;
 mod error;
@@ -26,19 +27,23 @@ mod plan;
 mod plan_slot;
 mod planner;
 pub mod policies;
+mod prefixes;
 mod round;
 mod sampler;
+mod sequence;
 pub mod speed;
+mod stop_strings;
 mod telemetry;
 mod worker;
 
+pub use batcher::Batcher;
 pub use config::{Config, ConfigError, SyncMode};
 pub use error::{GenerationError, NodeError};
-pub use generation::{Finish, PREFILL_ROWS, Report, Request, Source, Token};
-pub use generator::Generator;
+pub use generation::{Finish, Report, Request, Source, Token};
+pub use generator::{GenerationId, Generator, PREFILL_ROWS, Progress};
 pub use messages::{PolicyEntry, PolicyList, Profile};
 pub use node::{Node, fabric_config};
 pub use plan::Plan;
 pub use policies::Policies;
-pub use sampler::{Sampler, Sampling};
+pub use sampler::{Alternative, Logprobs, OutOfRange, Sampler, Sampling};
 pub use telemetry::Counts;

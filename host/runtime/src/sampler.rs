@@ -1,153 +1,115 @@
+//! Choosing the next token from the logits.
+
+mod logprobs;
+mod penalties;
+mod sampling;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
 
-/// How the next token is chosen from the logits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sampling {
-    /// 0 takes the likeliest token always (greedy); 1 samples from the model's own distribution.
-    pub temperature: f32,
-    /// Sample from this many likeliest tokens only; 0 means all.
-    pub top_k: usize,
-    /// Sample from the likeliest tokens that together have this probability; 1 means all.
-    pub top_p: f32,
-    /// Seed of the random numbers: the same seed, prompt and logits give the same tokens.
-    pub seed: u64,
-}
+pub(crate) use logprobs::logprobs;
+pub use logprobs::{Alternative, Logprobs};
+pub use sampling::{OutOfRange, Sampling};
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            seed: 0,
-        }
-    }
-}
-
-/// Chooses tokens, one after another.
+/// Chooses the tokens of one generation, one after another.
+///
+/// Penalties change the logits first; the temperature then makes them probabilities, of which top-k, top-p and min-p, in this
+/// order, keep the likeliest; one of those is drawn. What is drawn depends on the seed, the logits and the tokens so far, and
+/// on no other generation.
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
     random: StdRng,
+    /// Prompt and answer so far.
+    tokens: Vec<u32>,
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its seed's sequence.
-    pub fn new(sampling: Sampling) -> Self {
+    /// A sampler at the beginning of its seed's sequence, for what comes after `prompt`.
+    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
         let random = StdRng::seed_from_u64(sampling.seed);
-        Self { sampling, random }
+        Self {
+            sampling,
+            random,
+            tokens: prompt.to_vec(),
+        }
     }
 
-    /// The next token. `None` if there is no logit that is a number, which only a broken model gives.
-    pub fn next(&mut self, logits: &[f32]) -> Option<u32> {
-        let likeliest = || {
-            let finite = logits.iter().enumerate().filter(|(_, l)| l.is_finite());
-            // Of equals the first, whatever the machine.
-            finite.fold(None, |best: Option<(usize, f32)>, (i, &l)| {
-                if best.is_none_or(|(_, b)| l > b) {
-                    Some((i, l))
-                } else {
-                    best
-                }
-            })
+    /// The next token; penalties are taken off `logits` in place. `None` if a logit is NaN or infinitely large, or all are
+    /// infinitely small, which only a broken model gives.
+    pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+        // Not a number is not less than anything either.
+        if !logits.iter().all(|l| *l < f32::INFINITY) {
+            return None;
+        }
+        penalties::apply(&self.sampling, &self.tokens, logits);
+        // Of equals the first, whatever the machine.
+        let likeliest =
+            (0..logits.len()).reduce(|a, b| if logits[b] > logits[a] { b } else { a })?;
+        let token = if logits[likeliest] == f32::NEG_INFINITY {
+            return None;
+        } else if self.sampling.temperature <= 0.0 {
+            likeliest as u32
+        } else {
+            let candidates = candidates(&self.sampling, logits, logits[likeliest]);
+            draw(&candidates, self.random.random())
         };
-        let (token, largest) = likeliest()?;
-        if self.sampling.temperature <= 0.0 {
-            return Some(token as u32);
-        }
-        let mut candidates: Vec<(u32, f64)> = logits
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| l.is_finite())
-            .map(|(i, &l)| {
-                (
-                    i as u32,
-                    f64::from((l - largest) / self.sampling.temperature).exp(),
-                )
-            })
-            .collect();
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        if self.sampling.top_k > 0 {
-            candidates.truncate(self.sampling.top_k);
-        }
-        let total: f64 = candidates.iter().map(|c| c.1).sum();
-        let wanted = total * f64::from(self.sampling.top_p.clamp(0.0, 1.0));
-        let mut before = 0.0;
-        candidates.retain(|c| {
-            let kept = before == 0.0 || before < wanted;
-            before += c.1;
-            kept
-        });
-        let total: f64 = candidates.iter().map(|c| c.1).sum();
-        let mut point = self.random.random::<f64>() * total;
-        for (token, weight) in &candidates {
-            point -= weight;
-            if point < 0.0 {
-                return Some(*token);
-            }
-        }
-        candidates.last().map(|c| c.0)
+        self.tokens.push(token);
+        Some(token)
     }
+}
+
+/// A token with its probability relative to the likeliest one's. Floats that are not negative are ordered as their bits are.
+type Candidate = (u64, Reverse<u32>);
+
+fn weight(candidate: &Candidate) -> f64 {
+    f64::from_bits(candidate.0)
+}
+
+/// The tokens that may be drawn, of which there is always one.
+fn candidates(sampling: &Sampling, logits: &[f32], largest: f32) -> Vec<Candidate> {
+    let temperature = f64::from(sampling.temperature);
+    let weight_of = |logit: f32| (f64::from(logit - largest) / temperature).exp();
+    let mut all: Vec<Candidate> = (0..)
+        .zip(logits)
+        .map(|(token, &logit)| (weight_of(logit).to_bits(), Reverse(token)))
+        .collect();
+    if (1..all.len()).contains(&sampling.top_k) {
+        all.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.cmp(a));
+        all.truncate(sampling.top_k);
+    } else if sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
+        return all;
+    }
+    let wanted = f64::from(sampling.top_p) * all.iter().map(weight).sum::<f64>();
+    let min_p = f64::from(sampling.min_p);
+    // Few of a large vocabulary are kept, as a rule, so it is not sorted as a whole.
+    let mut heap = BinaryHeap::from(all);
+    let mut kept: Vec<Candidate> = Vec::new();
+    let mut together = 0.0;
+    while let Some(next) = heap.pop() {
+        if !kept.is_empty() && (together >= wanted || weight(&next) < min_p) {
+            break;
+        }
+        together += weight(&next);
+        kept.push(next);
+    }
+    kept
+}
+
+/// The candidate at a point between 0 and 1 when they are laid side by side by weight.
+fn draw(candidates: &[Candidate], point: f64) -> u32 {
+    let mut point = point * candidates.iter().map(weight).sum::<f64>();
+    let drawn = candidates.iter().find(|candidate| {
+        point -= weight(candidate);
+        point < 0.0
+    });
+    // Rounding may leave the point just beyond the last.
+    let drawn = drawn.or_else(|| candidates.iter().rfind(|c| weight(c) > 0.0));
+    drawn.map_or(0, |candidate| candidate.1.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn greedy_takes_the_first_of_the_largest() {
-        let mut sampler = Sampler::new(Sampling::default());
-        assert_eq!(sampler.next(&[0.0, 3.0, f32::NAN, 3.0]), Some(1));
-        assert_eq!(sampler.next(&[f32::NAN]), None);
-        assert_eq!(sampler.next(&[]), None);
-    }
-
-    #[test]
-    fn a_seed_repeats_and_top_k_and_top_p_restrict() {
-        let logits = [1.0, 2.0, 3.0, 4.0];
-        let draw = |sampling: Sampling| {
-            let mut sampler = Sampler::new(sampling);
-            (0..200)
-                .map(|_| sampler.next(&logits).unwrap())
-                .collect::<Vec<_>>()
-        };
-        let warm = Sampling {
-            temperature: 1.0,
-            seed: 7,
-            ..Sampling::default()
-        };
-        assert_eq!(draw(warm.clone()), draw(warm.clone()));
-        assert!((0..4).all(|t| {
-            draw(Sampling {
-                temperature: 3.0,
-                ..warm.clone()
-            })
-            .contains(&t)
-        }));
-        assert!(
-            draw(Sampling {
-                top_k: 2,
-                ..warm.clone()
-            })
-            .iter()
-            .all(|&t| t >= 2)
-        );
-        // The likeliest has probability 0.644, the two likeliest 0.881.
-        assert!(
-            draw(Sampling {
-                top_p: 0.6,
-                ..warm.clone()
-            })
-            .iter()
-            .all(|&t| t == 3)
-        );
-        assert!(
-            draw(Sampling { top_p: 0.8, ..warm })
-                .iter()
-                .all(|&t| t >= 2)
-        );
-    }
-}
+mod tests;

@@ -28,3 +28,24 @@ pub struct Counts {
     /// Times a policy failed and the built-in rule answered.
     pub policy_faults: u64,
 }
+
+impl Counts {
+    /// What has happened since the counts were `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            rounds: self.rounds - before.rounds,
+            repeated_rounds: self.repeated_rounds - before.repeated_rounds,
+            partials: self.partials - before.partials,
+            concealed_partials: self.concealed_partials - before.concealed_partials,
+            asked_again: self.asked_again - before.asked_again,
+            packets_sent: self.packets_sent - before.packets_sent,
+            bytes_sent: self.bytes_sent - before.bytes_sent,
+            packets_received: self.packets_received - before.packets_received,
+            packets_useless: self.packets_useless - before.packets_useless,
+            packets_lost: self.packets_lost - before.packets_lost,
+            new_placements: self.new_placements - before.new_placements,
+            policy_faults: self.policy_faults - before.policy_faults,
+        }
+    }
+}

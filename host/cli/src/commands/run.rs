@@ -10,13 +10,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions};
-use halo_runtime::{
-    Config, GenerationError, Generator, Node, Plan, Report, Request, Sampling, SyncMode, Token,
-    cluster,
-};
+use halo_runtime::{Config, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster};
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
+use crate::generation::GenerationOptions;
 use crate::model_path;
 use crate::options::{
     Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions,
@@ -24,8 +22,6 @@ use crate::options::{
 };
 use crate::output::{self, Output};
 use crate::progress;
-
-const SAMPLING: &str = "Sampling";
 
 /// Continue a text, on this machine or at the head of a cluster
 ///
@@ -35,7 +31,8 @@ const SAMPLING: &str = "Sampling";
 #[command(after_help = "Examples:
   halo run \"Once upon a time\"
   halo run --cluster home --max-tokens 200 \"Once upon a time\"
-  echo \"In the beginning\" | halo run --temperature 0.8 --seed 7")]
+  echo \"In the beginning\" | halo run --temperature 0.8 --seed 7
+  halo run --stop \"The end\" --json --logprobs 3 \"Once upon a time\"")]
 pub(crate) struct Run {
     /// The text to continue; read from standard input if it is missing or `-`
     prompt: Option<String>,
@@ -60,29 +57,8 @@ pub(crate) struct Run {
     )]
     patience: u64,
 
-    /// Tokens to generate at most
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 128)]
-    max_tokens: usize,
-
-    /// Go on after the model's end of text
-    #[arg(long)]
-    ignore_eos: bool,
-
-    /// 0 takes the likeliest token always; 1 samples as the model says
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, value_parser = temperature, help_heading = SAMPLING)]
-    temperature: f32,
-
-    /// Sample from the K likeliest tokens; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 0, help_heading = SAMPLING)]
-    top_k: usize,
-
-    /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability, help_heading = SAMPLING)]
-    top_p: f32,
-
-    /// Seed of the sampling; the same seed gives the same text
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = SAMPLING)]
-    seed: u64,
+    #[command(flatten)]
+    generation: GenerationOptions,
 
     /// Scheduler to begin with: a policy's name, or `built-in` [default: the cluster's, or scheduler-halo]
     #[arg(long, value_name = "POLICY")]
@@ -137,7 +113,7 @@ impl Run {
             let problem = "options of the network need --cluster NAME; without it the whole model runs on this machine";
             crate::usage_error("run", ErrorKind::MissingRequiredArgument, problem);
         }
-        let request = self.request()?;
+        let request = self.request(global)?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
 
         let spinner = progress::spinner(output, &format!("loading {}", package.name()));
@@ -174,14 +150,14 @@ impl Run {
         generator.check(&request)?;
         let out = *output;
         let generation = tokio::task::spawn_blocking(move || {
-            if !out.json() {
-                // A pipe that closes ends the generation at the first token.
-                let _ = out.piece(&request.prompt);
-            }
-            generator.generate(&request, |token| {
+            // A pipe that closes ends the generation at the first token.
+            let _ = out.piece(&request.prompt);
+            let mut shown = 0;
+            let report = generator.generate(&request, |token| {
                 let told = if out.json() {
                     out.line(&Event::Token(token.clone())).is_ok()
                 } else {
+                    shown += token.text.len();
                     out.piece(&token.text).is_ok()
                 };
                 if told && !interrupted.load(Ordering::Relaxed) {
@@ -189,13 +165,12 @@ impl Run {
                 } else {
                     ControlFlow::Break(())
                 }
-            })
+            });
+            let rest = report.as_ref().map_or("", |report| &report.text[shown..]);
+            let _ = out.piece(&format!("{rest}\n"));
+            report
         });
-        let report = generation.await.context("the generation was cut short")?;
-        if !output.json() {
-            let _ = output.piece("\n");
-        }
-        let report = report?;
+        let report = generation.await.context("the generation was cut short")??;
         if let Some(node) = node {
             node.close().await;
         }
@@ -207,48 +182,20 @@ impl Run {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn request(&self) -> Result<Request> {
+    fn request(&self, global: &Global) -> Result<Request> {
         let prompt = match self.prompt.as_deref() {
             Some("-") => read_text(&PathBuf::from("-"))?,
             Some(prompt) => prompt.to_owned(),
             None if std::io::stdin().is_terminal() => String::new(),
             None => read_text(&PathBuf::from("-"))?,
         };
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            seed: self.seed,
-        };
         let prompt = if self.prompt.is_none() {
             prompt.trim_end_matches('\n').to_owned()
         } else {
             prompt
         };
-        if prompt.is_empty() {
-            // Said before a model is loaded or workers are waited for.
-            return Err(GenerationError::EmptyPrompt.into());
-        }
-        Ok(Request {
-            prompt,
-            max_tokens: self.max_tokens,
-            sampling,
-            ignore_eos: self.ignore_eos,
-        })
-    }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(temperature) if (0.0..=100.0).contains(&temperature) => Ok(temperature),
-        _ => Err("a temperature is a number from 0 to 100; 0.8 is a usual one".into()),
-    }
-}
-
-fn probability(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(probability) if probability > 0.0 && probability <= 1.0 => Ok(probability),
-        _ => Err("a probability is a number above 0, and 1 at most".into()),
+        // What is wrong with it is said before a model is loaded or workers are waited for.
+        Ok(self.generation.request("run", global, prompt)?)
     }
 }
 
@@ -290,6 +237,12 @@ pub(crate) fn summary(report: &Report) -> String {
         report.tokens_per_second(),
         output::seconds(report.prefill_seconds)
     );
+    if report.reused_tokens > 0 {
+        line += &format!(
+            "; reused {} of {} prompt tokens",
+            report.reused_tokens, report.prompt_tokens
+        );
+    }
     let counts = &report.counts;
     if counts.rounds > 0 {
         line += &format!(
