@@ -137,8 +137,12 @@ impl KvCache {
         dimensions(self) == dimensions(other)
     }
 
-    /// Makes room for this many tokens, keeping those that are there.
-    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), EngineError> {
+    /// Makes room for this many tokens, keeping those that are there. A pass does so by itself.
+    ///
+    /// # Errors
+    ///
+    /// They are more than the capacity, or the memory cannot be had.
+    pub fn reserve(&mut self, tokens: usize) -> Result<(), EngineError> {
         if tokens > self.capacity {
             return Err(EngineError::CacheFull {
                 capacity: self.capacity,

@@ -134,11 +134,13 @@ struct Model {
 impl Model {
     fn load(engine: &Engine, package: &Package, capacity: usize) -> Result<Self, EngineError> {
         let shape = package.shape();
+        let mut cache = KvCache::new(shape, capacity)?;
+        cache.reserve(capacity)?;
         Ok(Self {
             backbone: Backbone::load(engine, package)?,
             feed_forward: FeedForward::load_all(engine, package)?,
-            cache: KvCache::new(shape, capacity)?,
-            sampler: Sampler::new(Sampling::default()),
+            cache,
+            sampler: Sampler::new(Sampling::default(), &[]),
             logits: Vec::new(),
             token: shape.bos.unwrap_or_default(),
         })
@@ -168,7 +170,7 @@ impl Model {
         if sample {
             let last = hidden.len() - hidden.len() / tokens.len();
             self.backbone.logits(&hidden[last..], &mut self.logits)?;
-            self.token = self.sampler.next(&self.logits).ok_or_else(|| {
+            self.token = self.sampler.next(&mut self.logits).ok_or_else(|| {
                 let layer = self.backbone.package().shape().layers - 1;
                 let what = "no logit after it is a number";
                 EvalError::NotFinite { layer, what }
