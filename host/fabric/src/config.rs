@@ -1,20 +1,22 @@
 //! A node's settings, and what they mean to zenoh.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
-
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::control::MAX_MESSAGE_BYTES;
-use crate::error::words;
+use crate::endpoint::{expand, listen_endpoints};
 use crate::node_id::check_name;
-use crate::{FabricError, Faults, NodeId};
+use crate::{FabricError, Faults, NodeId, connect};
 
-/// How long a silent node counts as alive, in milliseconds. A dead one is noticed after that.
-pub(crate) const LEASE_MS: u64 = 2_000;
+/// How long zenoh keeps a link over which nothing comes, in milliseconds. Dead nodes are noticed before that, by other signs; a
+/// node that is only too busy to say anything should not have to connect again.
+pub(crate) const LEASE_MS: u64 = 5_000;
 
 /// The largest batch of zenoh's, on UDP the largest datagram.
 const BATCH_BYTES: usize = 1_400;
+
+/// How long one attempt at a link may take, in milliseconds. Nothing lost over UDP is sent again before the next attempt.
+const OPEN_MS: u64 = 1_000;
 
 /// How long a client tries to reach its router, in milliseconds. At 20 % loss each way, a handshake over UDP fails
 /// six times in ten; this leaves room for several.
@@ -90,6 +92,9 @@ pub(crate) struct Prepared {
     pub(crate) listen: Vec<String>,
     /// Where it will connect, as it was given.
     pub(crate) connect: Vec<String>,
+    /// The same in zenoh's notation: the endpoints that each was given for.
+    connect_groups: Vec<Vec<String>>,
+    mode: Mode,
 }
 
 impl Prepared {
@@ -128,9 +133,14 @@ impl Prepared {
             ),
             (
                 "connect/retry",
-                json!({ "period_init_ms": 500, "period_max_ms": 2_000, "period_increase_factor": 2 }),
+                json!({ "period_init_ms": 250, "period_max_ms": 2_000, "period_increase_factor": 2 }),
             ),
             ("scouting/multicast/enabled", json!(config.scouting)),
+            // Without scouting there is nothing to wait for: nodes that can be reached are connected to already.
+            (
+                "open/return_conditions/connect_scouted",
+                json!(config.scouting),
+            ),
             // Whoever finds a node connects to it. A newcomer asks at once; those that are there ask only every eight seconds,
             // and to leave it to them would keep it waiting for so long.
             (
@@ -144,10 +154,10 @@ impl Prepared {
             ),
             // A reliable link and an unreliable one to each node.
             ("transport/unicast/max_links", json!(2)),
-            ("transport/unicast/open_timeout", json!(2_000)),
-            ("transport/unicast/accept_timeout", json!(2_000)),
+            ("transport/unicast/open_timeout", json!(OPEN_MS)),
+            ("transport/unicast/accept_timeout", json!(OPEN_MS)),
             ("transport/link/tx/lease", json!(LEASE_MS)),
-            ("transport/link/tx/keep_alive", json!(4)),
+            ("transport/link/tx/keep_alive", json!(10)),
             ("transport/link/tx/batch_size", json!(BATCH_BYTES)),
             // Room for the packets of a round; at the default of 2 a burst loses some before it reaches the network.
             ("transport/link/tx/queue/size/real_time", json!(16)),
@@ -161,189 +171,42 @@ impl Prepared {
             ),
             ("transport/shared_memory/enabled", json!(false)),
         ];
-        for (key, value) in settings {
-            zenoh
-                .insert_json5(key, &value.to_string())
-                .map_err(|reason| FabricError::zenoh(format!("set {key} to {value}"), &reason))?;
-        }
+        set(&mut zenoh, settings)?;
         Ok(Self {
             zenoh,
             listen,
             connect: config.connect.clone(),
+            connect_groups,
+            mode: config.mode,
         })
     }
-}
 
-/// The zenoh endpoints to listen on, each of them free a moment ago.
-fn listen_endpoints(config: &FabricConfig) -> Result<Vec<String>, FabricError> {
-    if config.listen.is_empty() && config.mode == Mode::Peer {
-        // Without IPv6 there is no wildcard that covers both families.
-        let host = if UdpSocket::bind("[::]:0").is_ok() {
-            "[::]"
-        } else {
-            "0.0.0.0"
-        };
-        return reserve(host, 0);
-    }
-    let mut endpoints = Vec::new();
-    for endpoint in &config.listen {
-        if endpoint.contains('/') {
-            endpoints.extend(expand(endpoint)?);
-        } else {
-            let (host, port) = split(endpoint)?;
-            endpoints.extend(reserve(host, port)?);
+    /// The settings with which links are made in order. `None` where zenoh sees to that itself or there are none to make.
+    pub(crate) async fn in_order(&self) -> Result<Option<zenoh::Config>, FabricError> {
+        if self.mode == Mode::Client || self.connect_groups.is_empty() {
+            return Ok(None);
         }
-    }
-    Ok(endpoints)
-}
-
-/// How often to look for a port that is free on TCP and UDP both.
-const RESERVE_TRIES: usize = 32;
-
-/// The TCP and UDP endpoints of a port that is free on both; any such port for port 0.
-fn reserve(host: &str, port: u16) -> Result<Vec<String>, FabricError> {
-    let resolve = |port: u16| -> Result<SocketAddr, FabricError> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        (bare, port)
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut addresses| addresses.next())
-            .ok_or_else(|| bad(&format!("{host}:{port}"), "the host is not known"))
-    };
-    let mut tries = 0;
-    loop {
-        let tcp = TcpListener::bind(resolve(port)?)
-            .map_err(|error| listen_error("tcp", host, port, &error))?;
-        let taken = tcp
-            .local_addr()
-            .map_err(|error| listen_error("tcp", host, port, &error))?
-            .port();
-        match UdpSocket::bind(resolve(taken)?) {
-            Ok(_) => return Ok(both(host, taken)),
-            Err(error) if port != 0 || tries == RESERVE_TRIES => {
-                return Err(listen_error("udp", host, taken, &error));
-            }
-            Err(_) => tries += 1,
-        }
+        let mut zenoh = self.zenoh.clone();
+        set(&mut zenoh, connect::in_order(&self.connect_groups).await)?;
+        Ok(Some(zenoh))
     }
 }
 
-/// Says why an address cannot be listened on.
-fn listen_error(protocol: &str, host: &str, port: u16, error: &std::io::Error) -> FabricError {
-    let endpoint = format!("{protocol}/{host}:{port}");
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => FabricError::PortInUse { endpoint },
-        std::io::ErrorKind::AddrNotAvailable => FabricError::NoSuchAddress { endpoint },
-        _ => FabricError::Zenoh {
-            action: format!("listen on {endpoint}"),
-            reason: error.to_string(),
-        },
+fn set(
+    zenoh: &mut zenoh::Config,
+    settings: impl IntoIterator<Item = (&'static str, Value)>,
+) -> Result<(), FabricError> {
+    for (key, value) in settings {
+        zenoh
+            .insert_json5(key, &value.to_string())
+            .map_err(|reason| FabricError::zenoh(format!("set {key} to {value}"), &reason))?;
     }
-}
-
-/// The zenoh endpoints that a user's endpoint stands for.
-fn expand(endpoint: &str) -> Result<Vec<String>, FabricError> {
-    if endpoint.contains('/') {
-        return match endpoint.parse::<zenoh::config::EndPoint>() {
-            Ok(parsed) if ["tcp", "udp"].contains(&parsed.protocol().as_str()) => {
-                Ok(vec![endpoint.to_owned()])
-            }
-            Ok(_) => Err(bad(endpoint, "only tcp and udp are spoken")),
-            Err(reason) => Err(bad(endpoint, &words(&reason))),
-        };
-    }
-    let (host, port) = split(endpoint)?;
-    if port == 0 {
-        return Err(bad(endpoint, "nothing can be reached on port 0"));
-    }
-    Ok(both(host, port))
-}
-
-/// The reliable and the unreliable endpoint of a host and port.
-fn both(host: &str, port: u16) -> Vec<String> {
-    vec![
-        format!("tcp/{host}:{port}?rel=1"),
-        format!("udp/{host}:{port}?rel=0"),
-    ]
-}
-
-/// Splits `HOST:PORT`.
-fn split(endpoint: &str) -> Result<(&str, u16), FabricError> {
-    let (host, port) = endpoint
-        .rsplit_once(':')
-        .ok_or_else(|| bad(endpoint, "the port is missing"))?;
-    let port = port
-        .parse()
-        .map_err(|_| bad(endpoint, "the port is not a number from 0 to 65535"))?;
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() {
-        return Err(bad(endpoint, "the host is missing"));
-    }
-    if host.contains(':') && !bracketed {
-        return Err(bad(endpoint, "an IPv6 address needs brackets round it"));
-    }
-    // These mean something in zenoh's endpoints.
-    if host.contains(['?', '#', ';', ' ']) {
-        return Err(bad(endpoint, "the host is not a name or an address"));
-    }
-    Ok((host, port))
-}
-
-fn bad(endpoint: &str, reason: &str) -> FabricError {
-    FabricError::BadEndpoint {
-        endpoint: endpoint.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn host_and_port_become_two_links() {
-        assert_eq!(
-            expand("pi-4:7447").unwrap(),
-            ["tcp/pi-4:7447?rel=1", "udp/pi-4:7447?rel=0"]
-        );
-        assert_eq!(
-            expand("[fe80::1]:7447").unwrap(),
-            ["tcp/[fe80::1]:7447?rel=1", "udp/[fe80::1]:7447?rel=0"]
-        );
-        assert_eq!(expand("tcp/pi-4:7447").unwrap(), ["tcp/pi-4:7447"]);
-    }
-
-    #[test]
-    fn bad_endpoints_are_refused() {
-        for endpoint in [
-            "",
-            "pi",
-            ":7447",
-            "pi:",
-            "pi:x",
-            "pi:70000",
-            "fe80::1:7447",
-            "pi:0",
-            "a?b:1",
-            "/",
-            "tls/pi-4:7447",
-        ] {
-            let error = expand(endpoint).unwrap_err();
-            assert!(
-                matches!(error, FabricError::BadEndpoint { .. }),
-                "{endpoint}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_free_port_is_the_same_on_both() {
-        let endpoints = reserve("127.0.0.1", 0).unwrap();
-        let port = |e: &str| split(e.split(['/', '?']).nth(1).unwrap()).unwrap().1;
-        assert_eq!(endpoints.len(), 2);
-        assert_eq!(port(&endpoints[0]), port(&endpoints[1]));
-        assert_ne!(port(&endpoints[0]), 0);
-    }
 
     #[test]
     fn zenoh_takes_the_settings() {

@@ -9,13 +9,15 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use zenoh::pubsub::Subscriber;
+use zenoh::query::Queryable;
 
 use crate::config::Prepared;
 use crate::membership::Membership;
 use crate::receive::DataPlane;
+use crate::roster::Roster;
 use crate::{
     CallError, Counters, FabricConfig, FabricError, Handler, Link, NodeId, Packet, Receiver,
-    Service, control, heartbeat, session,
+    Service, alive, control, heartbeat, session,
 };
 
 /// How many nodes without a link may wait for one.
@@ -38,6 +40,7 @@ struct Inner {
     membership: Membership,
     heartbeat: AbortHandle,
     _packets: Subscriber<()>,
+    _alive: Queryable<()>,
     session: zenoh::Session,
 }
 
@@ -64,7 +67,8 @@ impl Fabric {
         let session = session::open(&prepared).await?;
         let endpoints = session::endpoints(&session, &prepared).await;
 
-        let membership = Membership::watch(&session, &config).await?;
+        let roster = Arc::new(Roster::new());
+        let membership = Membership::watch(&session, &config, &roster).await?;
         membership.check_name_free(&session).await?;
 
         let packets = session
@@ -75,10 +79,11 @@ impl Fabric {
             })
             .await
             .map_err(|reason| FabricError::zenoh("receive packets", &reason))?;
+        let alive = alive::answer(&session, &config).await?;
         let heartbeat = tokio::spawn(heartbeat::run(
             Arc::clone(&plane),
             session.clone(),
-            membership.members(),
+            roster,
             strangers,
         ))
         .abort_handle();
@@ -90,6 +95,7 @@ impl Fabric {
                 membership,
                 heartbeat,
                 _packets: packets,
+                _alive: alive,
                 session,
             }),
         })

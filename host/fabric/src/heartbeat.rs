@@ -1,23 +1,26 @@
 //! Pings and pongs on the data plane.
 //!
-//! Every node pings every member about once a second. A ping carries the sender's own clock, and the pong carries it
+//! Every node pings every member four times a second. A ping carries the sender's own clock, and the pong carries it
 //! back, so round trips are measured without comparing clocks. A pong also says how many of the pinging node's packets
 //! have arrived and how many are missing, so each side knows the loss of both ways.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::receive::DataPlane;
+use crate::roster::Roster;
+use crate::vigil::{Finding, Vigil};
 use crate::wire::{PING_BYTES, PONG_BYTES};
-use crate::{Header, Kind, Link, NodeId};
+use crate::{Header, Kind, Link, NodeId, alive};
 
 /// Time between two pings to one node.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(250);
 
 /// A pong that took longer than this is not of a ping of ours, or says nothing any more.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
@@ -91,24 +94,48 @@ pub(crate) fn take_pong(link: &Link, plane: &DataPlane, body: &[u8]) {
     }
 }
 
-/// Pings members until the fabric closes, and opens links to nodes from which packets come.
+/// Pings members until the fabric closes, keeps vigil over them, and opens links to nodes from which packets come.
 pub(crate) async fn run(
     plane: Arc<DataPlane>,
     session: zenoh::Session,
-    members: watch::Receiver<BTreeSet<NodeId>>,
+    roster: Arc<Roster>,
     mut strangers: mpsc::Receiver<NodeId>,
 ) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut vigils = BTreeMap::<NodeId, Vigil>::new();
+    let mut questions = JoinSet::new();
+    let link = |node: &NodeId| {
+        let link = plane.link(&session, node);
+        link.inspect_err(|error| tracing::debug!(%node, %error, "not pinged"))
+    };
     loop {
-        let wanted: Vec<NodeId> = tokio::select! {
-            stranger = strangers.recv() => stranger.into_iter().collect(),
-            _ = ticks.tick() => members.borrow().iter().cloned().collect(),
-        };
-        for node in wanted.iter().filter(|node| **node != plane.node) {
-            match plane.link(&session, node) {
-                Ok(link) => ping(&link, &plane),
-                Err(error) => tracing::debug!(%node, %error, "not pinged"),
+        tokio::select! {
+            stranger = strangers.recv() => {
+                if let Some(link) = stranger.and_then(|node| link(&node).ok()) {
+                    ping(&link, &plane);
+                }
+            }
+            Some(Ok((node, answered))) = questions.join_next() => {
+                if let Some(vigil) = vigils.get_mut(&node) {
+                    roster.judge(&node, vigil.answered(answered));
+                }
+            }
+            _ = ticks.tick() => {
+                let mut announced = roster.announced();
+                announced.retain(|node| *node != plane.node);
+                vigils.retain(|node, _| announced.contains(node));
+                for node in announced {
+                    let Ok(link) = link(&node) else { continue };
+                    let vigil = vigils.entry(node.clone()).or_default();
+                    let finding = vigil.tick(link.last_heard(), roster.is_cut(&node));
+                    ping(&link, &plane);
+                    if finding == Finding::Ask {
+                        questions.spawn(alive::ask(session.clone(), plane.cluster.clone(), node));
+                    } else {
+                        roster.judge(&node, finding);
+                    }
+                }
             }
         }
     }

@@ -10,6 +10,7 @@
 //! | key | what |
 //! | --- | --- |
 //! | `halo/{cluster}/node/{node}/{session}` | liveliness token of a member |
+//! | `halo/{cluster}/alive/{node}` | whether a node is alive |
 //! | `halo/{cluster}/control/{node}/{operation}` | requests to a node |
 //! | `halo/{cluster}/data/{to}/{from}` | packets of one directed pair of nodes |
 //!
@@ -17,10 +18,13 @@
 //! scales, so that any chunk can be used alone. How it is cut is a pure function of its [`TensorShape`].
 #![forbid(unsafe_code)]
 
+mod alive;
 mod config;
+mod connect;
 mod control;
 mod counters;
 mod encoding;
+mod endpoint;
 mod error;
 mod estimate;
 mod fabric;
@@ -30,8 +34,10 @@ mod link;
 mod membership;
 mod node_id;
 mod receive;
+mod roster;
 mod session;
 mod tensor;
+mod vigil;
 mod wire;
 
 pub use config::{FabricConfig, Mode};

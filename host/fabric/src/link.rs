@@ -108,6 +108,11 @@ impl Link {
         })
     }
 
+    /// When any valid packet came from the other side.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        self.with_observed(|observed| observed.last_heard)
+    }
+
     /// Takes in that a valid packet has come from the other side.
     pub(crate) fn heard(&self, sequence: u32, now: Instant) {
         self.with_observed(|observed| {

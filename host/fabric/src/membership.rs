@@ -3,17 +3,19 @@
 //! A member holds a liveliness token `halo/{cluster}/node/{node}/{session}`. zenoh takes it away when the node closes,
 //! and when it has been silent for a lease. The session's number in the key shows when two nodes have one name.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::Subscriber;
+use zenoh::qos::Reliability;
 use zenoh::sample::SampleKind;
-use zenoh::session::ZenohId;
+use zenoh::session::{LinkEventsListener, ZenohId};
 
 use crate::config::LEASE_MS;
+use crate::roster::Roster;
 use crate::{FabricConfig, FabricError, NodeId};
 
 /// How long to wait for others' tokens when asking who has a name.
@@ -39,57 +41,61 @@ pub(crate) struct Membership {
     token: Mutex<Option<LivelinessToken>>,
     /// Keeps the view up to date.
     _tokens: Subscriber<()>,
+    _links: LinkEventsListener<()>,
 }
 
 impl Membership {
-    /// Begins to watch the cluster.
+    /// Begins to watch the cluster, and keeps the roster up to date from then on.
     pub(crate) async fn watch(
         session: &zenoh::Session,
         config: &FabricConfig,
+        roster: &Arc<Roster>,
     ) -> Result<Self, FabricError> {
-        let (sender, members) = watch::channel(BTreeSet::new());
-        let view = Mutex::new(BTreeMap::<NodeId, BTreeSet<String>>::new());
+        let failed = |reason| FabricError::zenoh("watch the cluster's members", &reason);
+        let links = session
+            .info()
+            .link_events_listener()
+            .callback({
+                // The session outlives what is told of its links.
+                let roster = Arc::downgrade(roster);
+                move |event| {
+                    let link = event.link();
+                    if let Some(roster) = roster.upgrade()
+                        && link.reliability() == Some(Reliability::Reliable)
+                    {
+                        let cut = event.kind() == SampleKind::Delete;
+                        roster.set_cut(&link.zid().to_string(), cut);
+                    }
+                }
+            })
+            .await
+            .map_err(failed)?;
         let tokens = session
             .liveliness()
             .declare_subscriber(format!("halo/{}/node/*/*", config.cluster))
             .history(true)
-            .callback(move |sample| {
-                let Some((node, holder)) = parse_token(sample.key_expr().as_str()) else {
-                    return;
-                };
-                let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
-                let holders = view.entry(node.clone()).or_default();
-                match sample.kind() {
-                    SampleKind::Put => {
-                        holders.insert(holder);
-                        if holders.len() > 1 {
-                            tracing::error!(%node, "two nodes have this name; stop one of them");
-                        }
-                    }
-                    SampleKind::Delete => {
-                        holders.remove(&holder);
+            .callback({
+                let roster = Arc::clone(roster);
+                move |sample| {
+                    let Some((node, holder)) = parse_token(sample.key_expr().as_str()) else {
+                        return;
+                    };
+                    match sample.kind() {
+                        SampleKind::Put => roster.announce(&node, holder),
+                        SampleKind::Delete => roster.withdraw(&node, &holder),
                     }
                 }
-                if holders.is_empty() {
-                    view.remove(&node);
-                }
-                // Sent under the lock, so that views are published in their order.
-                let names: BTreeSet<NodeId> = view.keys().cloned().collect();
-                sender.send_if_modified(|members| {
-                    let changed = *members != names;
-                    *members = names;
-                    changed
-                });
             })
             .await
-            .map_err(|reason| FabricError::zenoh("watch the cluster's members", &reason))?;
+            .map_err(failed)?;
         Ok(Self {
             cluster: config.cluster.clone(),
             node: config.node.clone(),
             session: session.zid(),
-            members,
+            members: roster.members(),
             token: Mutex::default(),
             _tokens: tokens,
+            _links: links,
         })
     }
 

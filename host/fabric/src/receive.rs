@@ -25,7 +25,7 @@ type Callbacks = Arc<[(u64, Arc<Callback>)]>;
 ///
 /// It holds no zenoh session, for the session holds the callback that holds this.
 pub(crate) struct DataPlane {
-    cluster: String,
+    pub(crate) cluster: String,
     pub(crate) node: NodeId,
     pub(crate) counters: Arc<LiveCounters>,
     /// Where this node's clock begins.

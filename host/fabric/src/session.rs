@@ -4,8 +4,19 @@ use crate::FabricError;
 use crate::config::{CLIENT_CONNECT_MS, Prepared};
 use crate::error::words;
 
-/// Opens a session.
+/// Opens a session, with links to all nodes that can be reached.
 pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricError> {
+    if let Some(ordered) = prepared.in_order().await? {
+        match zenoh::open(ordered).await {
+            Ok(session) => return Ok(session),
+            // Somebody listens, but does not speak zenoh, or not over UDP. What else is wrong will be told below.
+            Err(reason) => tracing::warn!(
+                "not connected to all of {}: {}; going on without",
+                prepared.connect.join(", "),
+                words(&reason)
+            ),
+        }
+    }
     zenoh::open(prepared.zenoh.clone()).await.map_err(|reason| {
         let reason = words(&reason);
         // zenoh has no error types. That a port is free has been checked, but it may have been taken since.

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::nodes::{PATIENCE, config, free_port, id, large_packet, member, pair, sees, until};
+use crate::nodes::{
+    PATIENCE, config, free_port, id, large_packet, member, pair, raw_peer, sees, until,
+};
 use halo_fabric::{
     Accepted, Assembly, Counters, Encoding, Fabric, FaultInjector, Faults, Header, Kind, Loss,
     TensorShape, Traffic,
@@ -270,16 +272,7 @@ async fn bytes_that_are_no_packets_are_counted() {
         })
         .unwrap();
 
-    let mut stranger = zenoh::Config::default();
-    for (key, value) in [
-        ("mode", "\"peer\"".to_owned()),
-        ("listen/endpoints", "[]".to_owned()),
-        ("scouting/multicast/enabled", "false".to_owned()),
-        ("connect/endpoints", format!("[\"tcp/127.0.0.1:{port}\"]")),
-    ] {
-        stranger.insert_json5(key, &value).unwrap();
-    }
-    let stranger = zenoh::open(stranger).await.unwrap();
+    let stranger = raw_peer(port).await;
     let (header, body) = large_packet();
     let good = header.write(1, &body).unwrap();
     let mut wrong_version = good.clone();

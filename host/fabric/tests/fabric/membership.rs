@@ -2,8 +2,9 @@
 
 use std::net::UdpSocket;
 
-use crate::nodes::{config, free_port, id, member, sees};
+use crate::nodes::{config, free_port, id, member, raw_peer, sees};
 use halo_fabric::{Fabric, FabricError, Mode};
+use zenoh::Wait as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go() {
@@ -37,6 +38,38 @@ async fn nodes_may_start_before_what_they_connect_to() {
     let b = member(config("b", free_port(), &[port])).await;
     sees(&b, &["b"]).await;
     let a = member(config("a", port, &[])).await;
+    sees(&a, &["a", "b"]).await;
+    sees(&b, &["a", "b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_a_node_behind_it_is_no_member() {
+    let port = free_port();
+    let a = member(config("a", port, &[])).await;
+    let b = member(config("b", free_port(), &[port])).await;
+    let ghost = raw_peer(port).await;
+    let token = ghost.liveliness().declare_token("halo/halo/node/ghost/1");
+    let _token = token.await.unwrap();
+    sees(&a, &["a", "b", "ghost"]).await;
+    sees(&a, &["a", "b"]).await;
+
+    // It counts again as soon as it answers.
+    let answer = ghost.declare_queryable("halo/halo/alive/ghost");
+    let answer = answer.callback(|query| query.reply(query.key_expr(), "").wait().unwrap());
+    let answer = answer.await.unwrap();
+    sees(&a, &["a", "b", "ghost"]).await;
+    answer.undeclare().await.unwrap();
+    sees(&a, &["a", "b"]).await;
+    sees(&b, &["a", "b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_be_reached_over_udp_is_reached_over_tcp() {
+    let port = free_port();
+    let mut settings = config("a", port, &[]);
+    settings.listen = vec![format!("tcp/127.0.0.1:{port}?rel=1")];
+    let a = member(settings).await;
+    let b = member(config("b", free_port(), &[port])).await;
     sees(&a, &["a", "b"]).await;
     sees(&b, &["a", "b"]).await;
 }

@@ -41,6 +41,20 @@ pub(crate) async fn member(config: FabricConfig) -> Fabric {
     fabric
 }
 
+/// A peer of zenoh's that is no node, connected to a port.
+pub(crate) async fn raw_peer(port: u16) -> zenoh::Session {
+    let mut config = zenoh::Config::default();
+    for (key, value) in [
+        ("mode", "\"peer\"".to_owned()),
+        ("listen/endpoints", "[]".to_owned()),
+        ("scouting/multicast/enabled", "false".to_owned()),
+        ("connect/endpoints", format!("[\"tcp/127.0.0.1:{port}\"]")),
+    ] {
+        config.insert_json5(key, &value).unwrap();
+    }
+    zenoh::open(config).await.unwrap()
+}
+
 /// Two members that see each other.
 pub(crate) async fn pair(mut configure: impl FnMut(&mut FabricConfig)) -> (Fabric, Fabric) {
     let port = free_port();

@@ -1,0 +1,112 @@
+//! What a node's silence means.
+//!
+//! Time is counted in heartbeats of ours, so that a node that was held up itself does not take the others for dead.
+
+use std::time::Instant;
+
+/// Heartbeats without a word after which a node that has also cut the reliable link is dead: what ends a process closes its
+/// connections, but those are closed as well when only the network between is disturbed.
+const SILENT_IF_CUT: u32 = 3;
+
+/// Heartbeats without a word after which a node is asked on the control plane. On a link that loses three packets of ten,
+/// pings and answers to ours stay away for so long once in many hours.
+const ASK_AFTER: u32 = 4;
+
+/// How it stands with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// It has been heard, or has answered.
+    Alive,
+    /// Too early to say.
+    Wait,
+    /// It has been silent for long enough to be asked.
+    Ask,
+    /// It neither says nor answers anything.
+    Silent,
+}
+
+/// The watch over one node.
+#[derive(Debug, Default)]
+pub(crate) struct Vigil {
+    last_heard: Option<Instant>,
+    /// Heartbeats since.
+    quiet: u32,
+    asking: bool,
+}
+
+impl Vigil {
+    /// A heartbeat has passed. `cut` is whether the reliable link to the node has gone.
+    pub(crate) fn tick(&mut self, last_heard: Option<Instant>, cut: bool) -> Finding {
+        if last_heard > self.last_heard {
+            self.last_heard = last_heard;
+            self.quiet = 0;
+            return Finding::Alive;
+        }
+        self.quiet = self.quiet.saturating_add(1);
+        if cut && self.quiet >= SILENT_IF_CUT {
+            Finding::Silent
+        } else if self.quiet >= ASK_AFTER && !self.asking {
+            self.asking = true;
+            Finding::Ask
+        } else {
+            Finding::Wait
+        }
+    }
+
+    /// The node has answered the question, or has not.
+    pub(crate) fn answered(&mut self, answered: bool) -> Finding {
+        self.asking = false;
+        if answered {
+            self.quiet = 0;
+            Finding::Alive
+        } else if self.quiet >= ASK_AFTER {
+            Finding::Silent
+        } else {
+            Finding::Wait
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn silence_leads_to_a_question_and_no_answer_to_death() {
+        let mut vigil = Vigil::default();
+        let now = Instant::now();
+        assert_eq!(vigil.tick(Some(now), false), Finding::Alive);
+        for _ in 1..ASK_AFTER {
+            assert_eq!(vigil.tick(Some(now), false), Finding::Wait);
+        }
+        assert_eq!(vigil.tick(Some(now), false), Finding::Ask);
+        assert_eq!(vigil.tick(Some(now), false), Finding::Wait, "asked already");
+        assert_eq!(vigil.answered(false), Finding::Silent);
+        assert_eq!(vigil.tick(Some(now), false), Finding::Ask, "asked again");
+        let later = now + Duration::from_secs(1);
+        assert_eq!(vigil.tick(Some(later), false), Finding::Alive);
+        assert_eq!(vigil.answered(false), Finding::Wait, "heard meanwhile");
+    }
+
+    #[test]
+    fn whoever_answers_is_alive_without_a_data_plane() {
+        let mut vigil = Vigil::default();
+        for _ in 0..10 {
+            while vigil.tick(None, false) != Finding::Ask {}
+            assert_eq!(vigil.answered(true), Finding::Alive);
+        }
+    }
+
+    #[test]
+    fn silence_is_enough_where_the_reliable_link_is_cut() {
+        let mut vigil = Vigil::default();
+        let now = Instant::now();
+        assert_eq!(vigil.tick(Some(now), true), Finding::Alive, "it is heard");
+        for _ in 1..SILENT_IF_CUT {
+            assert_eq!(vigil.tick(Some(now), true), Finding::Wait);
+        }
+        assert_eq!(vigil.tick(Some(now), true), Finding::Silent);
+    }
+}
