@@ -1,6 +1,6 @@
 //! What this node has agreed to compute for leaders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use halo_engine::{Engine, FeedForward};
@@ -9,8 +9,8 @@ use halo_models::Package;
 
 use crate::messages::Assign;
 
-/// Placements kept for one leader: the one in force and the one that is about to be.
-const EPOCHS: usize = 2;
+/// Placements kept for one leader: the one in force, the one that it is offered, and the one that is about to be.
+const EPOCHS: usize = 3;
 
 /// Groups that this node computes for a leader.
 #[derive(Debug)]
@@ -43,7 +43,9 @@ impl Assignments {
     }
 
     /// Loads what a leader asks for. Takes as long as building the graphs does; the network goes on meanwhile.
-    pub(crate) fn load(&self, wish: &Assign) -> Result<(), String> {
+    ///
+    /// Leaders that are not among the `alive` make room if there is not enough.
+    pub(crate) fn load(&self, wish: &Assign, alive: &BTreeSet<NodeId>) -> Result<(), String> {
         if wish.model != self.package.identity() {
             return Err(format!(
                 "this node has other weights than the leader: {} here, {} there",
@@ -53,7 +55,11 @@ impl Assignments {
         }
         let groups: usize = wish.groups.iter().map(Vec::len).sum();
         let bytes = (groups as u64).saturating_mul(self.package.group_bytes());
-        let taken = self.taken_by_others(&wish.leader);
+        let mut taken = self.taken_by_others(&wish.leader);
+        if taken.saturating_add(bytes) > self.memory {
+            self.retain(|leader| alive.contains(leader));
+            taken = self.taken_by_others(&wish.leader);
+        }
         if taken.saturating_add(bytes) > self.memory {
             return Err(format!(
                 "{bytes} bytes of groups do not fit: {taken} of {} are taken by other leaders",
@@ -83,6 +89,7 @@ impl Assignments {
         };
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         let epochs = assigned.entry(wish.leader.clone()).or_default();
+        epochs.retain(|epoch, _| wish.keep.contains(epoch));
         epochs.insert(wish.epoch, Arc::new(Mutex::new(assignment)));
         while epochs.len() > EPOCHS {
             epochs.pop_first();
@@ -90,12 +97,12 @@ impl Assignments {
         Ok(())
     }
 
-    /// Forgets leaders that are not among the living.
-    pub(crate) fn retain(&self, alive: impl Fn(&NodeId) -> bool) {
+    /// Forgets other leaders than these.
+    pub(crate) fn retain(&self, wanted: impl Fn(&NodeId) -> bool) {
         self.assigned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|leader, _| alive(leader));
+            .retain(|leader, _| wanted(leader));
     }
 
     pub(crate) fn get(&self, leader: &NodeId, epoch: u32) -> Option<Arc<Mutex<Assignment>>> {

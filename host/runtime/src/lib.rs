@@ -10,6 +10,7 @@
 
 mod arrival;
 mod assignments;
+mod attempt;
 mod batcher;
 pub mod cluster;
 pub mod config;

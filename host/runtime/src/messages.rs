@@ -1,5 +1,7 @@
 //! What nodes ask one another on the control plane.
 
+use std::collections::BTreeSet;
+
 use halo_fabric::{Encoding, NodeId};
 use halo_policy::{Digest, Kind, Setting};
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,8 @@ pub struct Profile {
 pub(crate) struct Assign {
     pub(crate) leader: NodeId,
     pub(crate) epoch: u32,
+    /// Earlier epochs that rounds may still be under way on. All others may be forgotten.
+    pub(crate) keep: BTreeSet<u32>,
     /// The weights meant; a worker with others refuses.
     pub(crate) model: String,
     /// For each layer the groups to compute.

@@ -296,21 +296,18 @@ fn receive(
     })?)
 }
 
+/// How long to keep what was loaded for a leader that is out of sight: it may be back, and go on where it was.
+const KEPT: Duration = Duration::from_secs(15);
+
 /// Frees what was loaded for leaders that have left.
 fn forget_the_dead(fabric: &Fabric, assignments: Assignments, mut stop: watch::Receiver<bool>) {
-    let mut members = fabric.members();
+    let members = fabric.members();
     tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                changed = members.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let alive = members.borrow_and_update().clone();
-                    assignments.retain(|leader| alive.contains(leader));
-                }
-                _ = stop.changed() => return,
-            }
+        let mut before = members.borrow().clone();
+        while tokio::time::timeout(KEPT, stop.changed()).await.is_err() {
+            let alive = members.borrow().clone();
+            assignments.retain(|leader| alive.contains(leader) || before.contains(leader));
+            before = alive;
         }
     });
 }

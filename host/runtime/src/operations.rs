@@ -42,7 +42,8 @@ impl Operations {
                     return Err("this node leads but does not compute for others".into());
                 }
                 let wish: messages::Assign = parse(call.body)?;
-                blocking(move || self.assignments.load(&wish)).await
+                let alive = self.fabric.members().borrow().clone();
+                blocking(move || self.assignments.load(&wish, &alive)).await
             }
             messages::POLICY_LIST => {
                 blocking(move || self.policies.list().map_err(|e| e.to_string())).await

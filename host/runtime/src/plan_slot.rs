@@ -32,10 +32,20 @@ pub(crate) struct PlanSlot {
 #[derive(Debug, Default)]
 struct State {
     prepared: Option<Prepared>,
+    /// The epoch of the plan that the generation took last.
+    in_force: Option<u32>,
     /// Nodes that are known not to answer, until the planner finds otherwise.
     gone: BTreeSet<NodeId>,
     /// Why there will be no further plan.
     ended: Option<String>,
+}
+
+impl State {
+    fn take(&mut self) -> Option<Prepared> {
+        let prepared = self.prepared.take()?;
+        self.in_force = Some(prepared.plan.epoch);
+        Some(prepared)
+    }
 }
 
 impl PlanSlot {
@@ -58,7 +68,9 @@ impl PlanSlot {
 
     /// The planner knows who is gone.
     pub(crate) fn set_gone(&self, gone: BTreeSet<NodeId>) {
-        self.change(|state| state.gone = gone);
+        if self.lock().gone != gone {
+            self.change(|state| state.gone = gone);
+        }
     }
 
     /// The planner ends.
@@ -84,7 +96,12 @@ impl PlanSlot {
 
     /// The new plan, if there is one.
     pub(crate) fn take(&self) -> Option<Prepared> {
-        self.lock().prepared.take()
+        self.lock().take()
+    }
+
+    /// The epoch of the plan that the generation is on, once it is on one.
+    pub(crate) fn in_force(&self) -> Option<u32> {
+        self.lock().in_force
     }
 
     /// Whether a worker is known to be gone.
@@ -97,7 +114,7 @@ impl PlanSlot {
         let end = Instant::now() + patience;
         let mut state = self.lock();
         loop {
-            if let Some(prepared) = state.prepared.take() {
+            if let Some(prepared) = state.take() {
                 return Ok(prepared);
             }
             if let Some(why) = &state.ended {

@@ -1,32 +1,33 @@
 //! Keeps a placement in force while nodes come and go, slow down and swap schedulers.
 //!
 //! Runs beside the generation and never holds it up: a placement is agreed on with every worker and loaded here before the
-//! generation is offered it, between two rounds.
+//! generation is offered it, between two rounds. Nor does it stop listening meanwhile: who is gone is told at once, and an
+//! attempt at a placement that counts on somebody who is gone is given up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_engine::{Engine, FeedForward};
+use halo_engine::Engine;
 use halo_fabric::{CallError, Fabric, NodeId};
 use halo_models::Package;
-use halo_policy::{Device, Placement};
+use halo_policy::Device;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::attempt::{Outcome, Request};
 use crate::config::Sync;
 use crate::error::NodeError;
-use crate::messages::{ASSIGN, Assign, PROFILE, Profile};
+use crate::messages::{PROFILE, Profile};
 use crate::plan::Plan;
 use crate::plan_slot::{PlanSlot, Prepared};
 use crate::policies::Policies;
 
 /// A node that is alive answers a question about itself well within this.
 const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Loading groups from an SD card takes its time.
-const ASSIGN_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often a suspected node is asked whether it is back.
 const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,9 +60,17 @@ struct Known {
     asked: BTreeSet<NodeId>,
     questions: JoinSet<(NodeId, Result<Profile, CallError>)>,
     current: Option<Arc<Plan>>,
+    /// The generation has given up a worker of the current plan, and needs a new epoch even if the worker is back.
+    anew: bool,
     /// Nodes of all plans so far: a round may be under way on any of the last ones.
     planned: BTreeSet<NodeId>,
     epoch: u32,
+}
+
+/// A placement in the making.
+struct Attempt<'a> {
+    devices: Vec<NodeId>,
+    work: Pin<Box<dyn Future<Output = Result<Outcome, NodeError>> + Send + 'a>>,
 }
 
 impl Planner {
@@ -77,103 +86,128 @@ impl Planner {
             alive: members.borrow_and_update().clone(),
             ..Known::default()
         };
-        // Even if the placement is the same: the generation has given up a worker and waits for a new epoch.
-        let mut anew = false;
+        let mut attempt: Option<Attempt<'_>> = None;
+        // When to look whether there is reason for another placement.
+        let mut due: Option<Instant> = None;
         loop {
+            self.tell_gone(&mut known);
             self.ask_profiles(&mut known, false);
-            if let Err(error) = self.plan(&mut known, std::mem::take(&mut anew)).await {
-                return self.slot.end(error.to_string());
+            if attempt.take_if(|a| known.lacks(&a.devices)).is_some() {
+                due.get_or_insert_with(Instant::now);
             }
+            let idle = attempt.is_none();
             tokio::select! {
                 changed = members.changed() => {
                     if changed.is_err() {
                         return self.slot.end("the network is closed".into());
                     }
                     known.alive = members.borrow_and_update().clone();
-                    self.tell_gone(&known);
-                    tokio::time::sleep(SETTLE).await;
-                    known.alive = members.borrow_and_update().clone();
                     known.forget_the_dead();
+                    due.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
                 suspect = suspicions.recv() => {
                     let Some(suspect) = suspect else { return };
                     known.suspects.insert(suspect);
-                    anew = true;
+                    known.anew = true;
+                    due.get_or_insert_with(Instant::now);
                 }
                 changed = changes.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    due.get_or_insert_with(Instant::now);
                 }
-                Some(Ok((node, answer))) = known.questions.join_next() => self.profiled(&mut known, node, answer),
+                Some(Ok((node, answer))) = known.questions.join_next() => {
+                    self.profiled(&mut known, node, answer);
+                    due.get_or_insert_with(Instant::now);
+                }
                 () = tokio::time::sleep(SUSPECT_INTERVAL), if !known.suspects.is_empty() => self.ask_profiles(&mut known, true),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
+                    due = None;
+                    attempt = self.begin(&mut known);
+                }
+                outcome = async { Some(attempt.as_mut()?.work.as_mut().await) }, if !idle => {
+                    attempt = None;
+                    match outcome {
+                        Some(Ok(outcome)) => self.take(&mut known, &mut due, outcome),
+                        Some(Err(error)) => return self.slot.end(error.to_string()),
+                        None => {}
+                    }
+                }
                 _ = stop.changed() => return,
             }
         }
     }
 
     /// Tells the generation at once whom not to wait for.
-    fn tell_gone(&self, known: &Known) {
-        let gone = known
-            .planned
-            .iter()
-            .filter(|d| !known.alive.contains(*d) || known.suspects.contains(*d));
-        self.slot.set_gone(gone.cloned().collect());
+    fn tell_gone(&self, known: &mut Known) {
+        let gone = |d: &&NodeId| !known.alive.contains(*d) || known.suspects.contains(*d);
+        let gone: BTreeSet<NodeId> = known.planned.iter().filter(gone).cloned().collect();
+        known.anew |= known
+            .current
+            .as_ref()
+            .is_some_and(|plan| plan.devices.iter().any(|d| gone.contains(d)));
+        self.slot.set_gone(gone);
     }
 
-    /// Makes a new plan if there is reason to, or if it must be made `anew`.
-    async fn plan(&self, known: &mut Known, anew: bool) -> Result<(), NodeError> {
-        self.tell_gone(known);
-        loop {
-            let usable = |p: &&Profile| {
-                p.serves
-                    && p.model == self.package.identity()
-                    && !known.suspects.contains(&p.node)
-                    && !known.unwilling.contains(&p.node)
-            };
-            let workers: Vec<&Profile> = known.profiles.values().filter(usable).collect();
-            // Once a text is being written, going on beyond the leader's memory is better than not going on.
-            if known.current.is_none()
-                && (workers.len() < self.minimum || !self.holds_all(&workers))
-            {
-                return Ok(());
-            }
-            let devices: Vec<NodeId> = std::iter::once(&self.own.node)
-                .chain(workers.iter().map(|p| &p.node))
-                .cloned()
-                .collect();
-            let described = self.describe(&workers);
-            let placement = self.place(known, &devices, described).await?;
-            let same = known
-                .current
-                .as_ref()
-                .is_some_and(|c| c.devices == devices && c.placement.owners == placement.owners);
-            if same && !anew {
-                return Ok(());
-            }
-            known.epoch += 1;
-            let (layers, groups) = (self.package.shape().layers, self.package.groups());
-            let plan = Arc::new(Plan::new(known.epoch, devices, placement, layers, groups));
-            if !self.assign(known, &plan).await {
-                self.tell_gone(known);
-                continue;
-            }
-            let (engine, package, own) = (
-                self.engine.clone(),
-                self.package.clone(),
-                plan.groups[0].clone(),
-            );
-            let feed_forward =
-                tokio::task::spawn_blocking(move || FeedForward::load(&engine, &package, &own))
-                    .await
-                    .map_err(|e| NodeError::Task(e.to_string()))??;
-            info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
-            known.planned.extend(plan.devices.iter().skip(1).cloned());
-            known.current = Some(Arc::clone(&plan));
-            self.tell_gone(known);
-            self.slot.put(Prepared { plan, feed_forward });
-            return Ok(());
+    /// Begins an attempt at a placement with everybody who can help, if those are enough.
+    fn begin(&self, known: &mut Known) -> Option<Attempt<'_>> {
+        let usable =
+            |p: &&Profile| p.serves && p.model == self.package.identity() && !known.is_out(&p.node);
+        let workers: Vec<&Profile> = known.profiles.values().filter(usable).collect();
+        // Once a text is being written, going on beyond the leader's memory is better than not going on.
+        if known.current.is_none() && (workers.len() < self.minimum || !self.holds_all(&workers)) {
+            return None;
         }
+        let nodes = workers.iter().map(|p| &p.node);
+        let devices: Vec<NodeId> = std::iter::once(&self.own.node)
+            .chain(nodes)
+            .cloned()
+            .collect();
+        let described = self.describe(&workers);
+        let current = known.current.clone();
+        known.epoch += 1;
+        let request = Request {
+            epoch: known.epoch,
+            devices: devices.clone(),
+            described,
+            anew: known.anew,
+            keep: current
+                .iter()
+                .map(|c| c.epoch)
+                .chain(self.slot.in_force())
+                .collect(),
+            current,
+        };
+        let work = Box::pin(self.attempt(request));
+        Some(Attempt { devices, work })
+    }
+
+    /// Takes in what came of an attempt.
+    fn take(&self, known: &mut Known, due: &mut Option<Instant>, outcome: Outcome) {
+        match outcome {
+            Outcome::Unchanged => {}
+            Outcome::Ready(prepared) => self.put(known, prepared),
+            Outcome::Declined(node, error) => {
+                warn!("{node} does not take its part: {error}");
+                if matches!(error, CallError::Refused { .. }) {
+                    known.unwilling.insert(node);
+                } else {
+                    known.suspects.insert(node);
+                }
+                due.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Offers the generation a placement.
+    fn put(&self, known: &mut Known, prepared: Prepared) {
+        let plan = &prepared.plan;
+        info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
+        known.planned.extend(plan.devices.iter().skip(1).cloned());
+        known.current = Some(Arc::clone(plan));
+        known.anew = false;
+        self.slot.put(prepared);
     }
 
     /// Whether every group fits somewhere.
@@ -257,73 +291,19 @@ impl Planner {
             .chain(workers.iter().map(worker))
             .collect()
     }
-
-    async fn place(
-        &self,
-        known: &Known,
-        devices: &[NodeId],
-        described: Vec<Device>,
-    ) -> Result<Placement, NodeError> {
-        let current = known
-            .current
-            .as_ref()
-            .filter(|c| c.devices == devices)
-            .map(|c| c.placement.clone());
-        let policies = Arc::clone(&self.policies);
-        let place = move || {
-            policies
-                .scheduler()
-                .place(policies.model(), &described, current.as_ref())
-        };
-        let answer = tokio::task::spawn_blocking(place)
-            .await
-            .map_err(|e| NodeError::Task(e.to_string()))?;
-        if let Some(fault) = answer.fault {
-            warn!("the built-in rule made this placement: {fault}");
-        }
-        Ok(answer.value)
-    }
-
-    /// Has every worker of a plan load its groups. False if one would not; it is then known as suspected or unwilling.
-    async fn assign(&self, known: &mut Known, plan: &Plan) -> bool {
-        let mut wishes = JoinSet::new();
-        for (device, node) in plan.devices.iter().cloned().enumerate().skip(1) {
-            let wish = Assign {
-                leader: self.own.node.clone(),
-                epoch: plan.epoch,
-                model: self.package.identity().to_owned(),
-                groups: plan.groups[device].clone(),
-                standbys: plan.standbys(device),
-                activation: self.sync.activation,
-                partial: self.sync.partial,
-            };
-            let fabric = self.fabric.clone();
-            wishes.spawn(async move {
-                let answer = fabric
-                    .call::<_, ()>(&node, ASSIGN, &wish, ASSIGN_PATIENCE)
-                    .await;
-                (node, answer)
-            });
-        }
-        let mut agreed = true;
-        while let Some(Ok((node, answer))) = wishes.join_next().await {
-            if let Err(error) = answer {
-                warn!("{node} does not take its part: {error}");
-                let refused = matches!(error, CallError::Refused { .. });
-                (if refused {
-                    &mut known.unwilling
-                } else {
-                    &mut known.suspects
-                })
-                .insert(node);
-                agreed = false;
-            }
-        }
-        agreed
-    }
 }
 
 impl Known {
+    /// Whether a node cannot have a part in a placement.
+    fn is_out(&self, node: &NodeId) -> bool {
+        !self.alive.contains(node) || self.suspects.contains(node) || self.unwilling.contains(node)
+    }
+
+    /// Whether any of a placement's workers is out. Of `devices` the first is this node.
+    fn lacks(&self, devices: &[NodeId]) -> bool {
+        devices.iter().skip(1).any(|d| self.is_out(d))
+    }
+
     fn forget_the_dead(&mut self) {
         let alive = &self.alive;
         self.profiles.retain(|node, _| alive.contains(node));
