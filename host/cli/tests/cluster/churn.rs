@@ -2,8 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::cluster::{Cluster, Setup};
-use crate::leader::Leader;
+use crate::cluster::{Cluster, Setup, evenly};
+use crate::leader::{IN_VAIN, Leader};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 64;
@@ -27,15 +27,7 @@ fn trusting(workers: usize) -> Cluster {
 
 /// A leader in the middle of its generation.
 fn lead(cluster: &Cluster, sync: &str) -> Leader {
-    let options = [
-        "--sync",
-        sync,
-        "--scheduler",
-        "scheduler-even",
-        "--wire",
-        "f32",
-    ];
-    let mut leader = cluster.lead(TOKENS, &options);
+    let mut leader = cluster.lead(TOKENS, &evenly(sync, "f32"));
     leader.read_to(MIDDLE);
     leader
 }
@@ -49,6 +41,7 @@ fn strict_goes_on_right_without_a_killed_worker() {
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
     assert_eq!(generation.report.counts.concealed_partials, 0);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
@@ -75,6 +68,7 @@ fn all_workers_killed_leave_the_leader_alone() {
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
     assert!(generation.report.counts.new_placements >= 1);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }
 
 #[test]
@@ -110,4 +104,30 @@ fn a_worker_that_joins_gets_work() {
     assert!(counts.new_placements >= 1);
     // Two workers each round at first, three at last.
     assert!(counts.partials > 2 * counts.rounds, "{counts:?}");
+}
+
+#[test]
+fn a_killed_worker_that_had_found_the_leader_is_missed_as_well() {
+    let mut cluster = trusting(1);
+    let mut leader = lead(&cluster, "strict");
+    leader.meanwhile(TOKENS / 2, || cluster.join());
+    leader.log().wait_for(&["placement ready", "workers=2"]);
+    leader.read_to(TOKENS / 2 + 4);
+    cluster.workers[1].process.kill();
+    let generation = leader.finish();
+    assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+    assert!(generation.report.counts.new_placements >= 2);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
+}
+
+#[test]
+fn a_death_is_noticed_while_a_frozen_worker_is_asked_to_take_more() {
+    let mut cluster = trusting(2);
+    let leader = lead(&cluster, "strict");
+    cluster.workers[0].process.signal(Signal::STOP);
+    cluster.workers[1].process.kill();
+    let generation = leader.finish();
+    assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+    assert!(generation.report.counts.new_placements >= 1);
+    assert!(!generation.logged(IN_VAIN), "{:?}", generation.log);
 }

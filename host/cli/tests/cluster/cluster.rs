@@ -49,6 +49,18 @@ impl Default for Setup {
     }
 }
 
+/// Options of a leader that gives every node as much to do, and whose tensors travel in this encoding.
+pub(crate) fn evenly<'a>(sync: &'a str, wire: &'a str) -> [&'a str; 6] {
+    [
+        "--sync",
+        sync,
+        "--scheduler",
+        "scheduler-even",
+        "--wire",
+        wire,
+    ]
+}
+
 /// Workers, and what it takes to lead them.
 #[derive(Debug)]
 pub(crate) struct Cluster {

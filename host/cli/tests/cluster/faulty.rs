@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cluster::{Answers, Cluster, LEADER, Setup};
+use crate::cluster::{Answers, Cluster, LEADER, Setup, evenly};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 192;
@@ -25,15 +25,7 @@ fn unharmed_by(policy: &str, fault: &str) {
     };
     let cluster = Cluster::start(setup, 3);
     // scheduler-even and the built-in rule wait for everybody, so in relaxed mode too the tokens must be right.
-    let options = [
-        "--sync",
-        "relaxed",
-        "--scheduler",
-        "scheduler-even",
-        "--wire",
-        "f32",
-    ];
-    let mut leader = cluster.lead(TOKENS, &options);
+    let mut leader = cluster.lead(TOKENS, &evenly("relaxed", "f32"));
     leader.read_to(10);
     let before = leader.meanwhile(40, || cluster.in_force());
 
@@ -108,15 +100,7 @@ fn a_predictor_that_gives_no_numbers() {
 /// Tries to put something in force that cannot be, and checks that nothing changes. Gives what each node said.
 fn refused(policy: &str, settings: &[&str]) -> Answers {
     let cluster = Cluster::start(Setup::default(), 2);
-    let options = [
-        "--sync",
-        "strict",
-        "--scheduler",
-        "scheduler-even",
-        "--wire",
-        "f32",
-    ];
-    let mut leader = cluster.lead(TOKENS, &options);
+    let mut leader = cluster.lead(TOKENS, &evenly("strict", "f32"));
     leader.read_to(10);
     let before = leader.meanwhile(40, || cluster.in_force());
     let mut arguments = vec!["activate", policy];

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use halo_fabric::{FaultInjector, Faults, Loss};
 
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, Setup, evenly};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 64;
@@ -18,8 +18,6 @@ const RATE: f64 = 0.05;
 /// What a relay has done with datagrams, both ways together.
 #[derive(Debug, Default)]
 struct Counts {
-    /// Whether it drops any yet.
-    dropping: AtomicBool,
     passed: AtomicU64,
     dropped: AtomicU64,
 }
@@ -56,10 +54,6 @@ impl Relay {
             }
         });
         Self { port, counts }
-    }
-
-    fn drop_from_now_on(&self) {
-        self.counts.dropping.store(true, Ordering::Relaxed);
     }
 }
 
@@ -98,7 +92,7 @@ impl Drops {
     }
 
     fn this_one(&mut self) -> bool {
-        let dropped = self.counts.dropping.load(Ordering::Relaxed) && self.injector.loses();
+        let dropped = self.injector.loses();
         let count = if dropped {
             &self.counts.dropped
         } else {
@@ -127,17 +121,7 @@ fn datagrams_lost_on_the_wire_change_nothing() {
             ]
         })
         .collect();
-    let options = [
-        "--sync",
-        "strict",
-        "--scheduler",
-        "scheduler-even",
-        "--wire",
-        "f32",
-    ];
-    let leader = cluster.lead_over(&endpoints, TOKENS, &options);
-    // From here on only tensors and heartbeats come by.
-    relays.iter().for_each(Relay::drop_from_now_on);
+    let leader = cluster.lead_over(&endpoints, TOKENS, &evenly("strict", "f32"));
     let generation = leader.finish();
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
 

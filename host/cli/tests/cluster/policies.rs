@@ -1,6 +1,6 @@
 //! Schedulers that are swapped on all nodes while tokens flow.
 
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, Setup, evenly};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 384;
@@ -13,15 +13,7 @@ fn schedulers_are_swapped_without_losing_a_token() {
         ..Setup::default()
     };
     let mut cluster = Cluster::start(setup, 3);
-    let options = [
-        "--sync",
-        "strict",
-        "--scheduler",
-        "scheduler-even",
-        "--wire",
-        "f32",
-    ];
-    let mut leader = cluster.lead(TOKENS, &options);
+    let mut leader = cluster.lead(TOKENS, &evenly("strict", "f32"));
     leader.read_to(10);
     let before = leader.meanwhile(60, || cluster.in_force());
     assert_eq!(before["leader"][0], "scheduler-even");
