@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 pub(crate) use place::Place;
-pub(crate) use weight_file::write_tensors;
+pub(crate) use weight_file::{PieceWriter, write_tensors};
 
 use crate::chat::ChatTokens;
 use crate::digest;

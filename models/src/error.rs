@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{ShapeError, TensorError};
+use crate::{GgufError, ShapeError, TensorError};
 
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +188,9 @@ pub enum ImportError {
         /// Which dimension.
         source: ShapeError,
     },
+    /// A GGUF file is not what it must be.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A weight file, or a tensor in it, is not what it must be.
     #[error(transparent)]
     Tensor(#[from] TensorError),

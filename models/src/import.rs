@@ -1,6 +1,8 @@
-//! Importing a model from Hugging Face's layout.
+//! Importing a model from Hugging Face's layout or from a GGUF file.
 
 mod config;
+mod folder;
+mod gguf;
 mod matrices;
 mod names;
 mod source;
@@ -13,11 +15,13 @@ use std::path::{Path, PathBuf};
 use crate::build::{Chat, Contents, Outline, Place, Progress, Storing};
 use crate::error::ImportError;
 use crate::layout::{FINAL_NORM, Layout};
-use crate::manifest::{self, FileRecord, TOKENIZER, WeightFormat};
+use crate::manifest::{self, FileRecord, WeightFormat};
 use crate::package::Package;
 use crate::shape::Shape;
 use crate::tokenizer::Tokenizer;
 
+use folder::Folder;
+use gguf::GgufModel;
 use matrices::WeightFile;
 use source::Source;
 
@@ -34,8 +38,11 @@ pub struct ImportOptions {
     /// Feed-forward neurons in a group. If there is nothing here: 32 in models of fewer than 2,048 neurons a layer and
     /// 128 in others, or the largest of 64, 32 and 16 below that which pads the neurons by less than a hundredth.
     pub group_size: Option<usize>,
-    /// Where the model came from, for people to read.
-    pub source: String,
+    /// Where the model came from, for people to read; what it was imported from if there is nothing here.
+    pub source: Option<String>,
+    /// The tokenizer, in Hugging Face's format; if there is nothing here, `tokenizer.json` in the folder, or one made from
+    /// the GGUF file's vocabulary.
+    pub tokenizer: Option<PathBuf>,
     /// Replace the package at the destination, if there is one.
     pub overwrite: bool,
 }
@@ -49,18 +56,20 @@ impl Default for ImportOptions {
             },
             embedding: None,
             group_size: None,
-            source: "a model folder in Hugging Face's layout".into(),
+            source: None,
+            tokenizer: None,
             overwrite: false,
         }
     }
 }
 
-/// Imports a model folder in Hugging Face's layout (`config.json`, `model.safetensors` or its parts with their index,
-/// `tokenizer.json`) as a package. `tokenizer_config.json`, `generation_config.json` and `chat_template.jinja` are read
-/// where they are there. The same source and options always give the same bytes.
+/// Imports a model as a package: from a folder in Hugging Face's layout, or from a GGUF file. A folder has `config.json`,
+/// `model.safetensors` or its parts with their index, and `tokenizer.json`; `tokenizer_config.json`,
+/// `generation_config.json` and `chat_template.jinja` are read where they are there. The same source and options always
+/// give the same bytes.
 ///
-/// The package is built beside the destination and renamed into place when it is whole. One layer is in memory at a
-/// time.
+/// The package is built beside the destination and renamed into place when it is whole. Weights are read, converted and
+/// written some rows at a time, so that memory does not depend on the model's size.
 ///
 /// # Errors
 ///
@@ -75,46 +84,64 @@ pub fn import(
     let place = Place::new(destination, options.overwrite)?;
     let name = options.name.as_deref().unwrap_or(place.name());
     manifest::check_name(name).map_err(ImportError::Option)?;
-    let mut shape = config::read(&source.join("config.json"))?;
-    let mut model = ModelFolder::open(source, &mut shape)?;
+    let (mut model, shape) = Model::open(source, options)?;
     let storing = Storing {
         weights: options.weights,
         embedding: options.embedding,
         group_size: options.group_size,
     };
-    let outline = Outline::new(name, shape, &storing, options.source.clone())?;
-    model.weights.check_layers(&outline)?;
+    let description = (options.source.clone()).unwrap_or_else(|| model.source.description());
+    let outline = Outline::new(name, shape, &storing, description)?;
+    model.source.check_tensors(&known_tensors(&outline))?;
     place.fill(|dir| outline.build(&mut model, dir, progress))
 }
 
-/// A model folder in Hugging Face's layout.
-struct ModelFolder {
-    weights: Source,
-    tokenizer: PathBuf,
+/// The tensors that a package is made from, by their names in a package, those of each layer by its number.
+fn known_tensors(outline: &Outline) -> Vec<(Option<usize>, &str)> {
+    let layout = &outline.layout;
+    let outer = layout.outer().map(|spec| spec.name).chain([FINAL_NORM]);
+    let mut known = outer.map(|name| (None, name)).collect::<Vec<_>>();
+    for layer in 0..outline.manifest.shape.layers {
+        let matrices = layout.layer().into_iter().map(|spec| spec.name);
+        let names = matrices.chain(layout.vectors.iter().map(|(name, _)| *name));
+        known.extend(names.map(|name| (Some(layer), name)));
+    }
+    known
+}
+
+/// What is imported.
+struct Model {
+    source: Box<dyn Source>,
+    /// The content of `tokenizer.json`.
+    tokenizer: Vec<u8>,
     chat: Option<Chat>,
 }
 
-impl ModelFolder {
-    /// Completes the shape's special tokens.
-    fn open(dir: &Path, shape: &mut Shape) -> Result<Self, ImportError> {
-        let weights = Source::open(dir)?;
-        let path = dir.join(TOKENIZER);
-        if !path.exists() {
-            return Err(ImportError::Missing { path });
-        }
-        let tokenizer = Tokenizer::open(&path, shape.vocabulary)?;
-        let chat = tokenizer_config::read(dir, &tokenizer, shape)?;
-        Ok(Self {
-            weights,
-            tokenizer: path,
-            chat,
-        })
+impl Model {
+    /// Opens what is imported, and gives its shape too.
+    fn open(path: &Path, options: &ImportOptions) -> Result<(Self, Shape), ImportError> {
+        let source: Box<dyn Source> = match path.is_file() {
+            true => Box::new(GgufModel::open(path)?),
+            false => Box::new(Folder::open(path)?),
+        };
+        let mut shape = source.shape().clone();
+        let (path, json) = match &options.tokenizer {
+            Some(path) => (path.clone(), fs::read(path).map_err(ImportError::io(path))?),
+            None => source.tokenizer()?,
+        };
+        let tokenizer = Tokenizer::from_json(&path, &json, shape.vocabulary)?;
+        let model = Self {
+            chat: source.chat(&tokenizer, &mut shape)?,
+            tokenizer: json,
+            source,
+        };
+        Ok((model, shape))
     }
 }
 
-impl Contents for ModelFolder {
+impl Contents for Model {
     fn tokenizer(&self) -> Result<Vec<u8>, ImportError> {
-        fs::read(&self.tokenizer).map_err(ImportError::io(&self.tokenizer))
+        Ok(self.tokenizer.clone())
     }
 
     fn chat(&self) -> Option<Chat> {
@@ -126,18 +153,12 @@ impl Contents for ModelFolder {
             width, vocabulary, ..
         } = outline.manifest.shape;
         let mut file = WeightFile::default();
-        let matrix = [vocabulary, width];
-        file.matrix(
-            &outline.layout.embedding,
-            &self.weights.read("model.embed_tokens.weight", &matrix)?,
-        )?;
-        if let Some(head) = &outline.layout.head {
-            file.matrix(head, &self.weights.read("lm_head.weight", &matrix)?)?;
+        for spec in outline.layout.outer() {
+            let matrix = [vocabulary, width];
+            file.matrix(spec, self.source.tensor(None, spec.name, &matrix)?);
         }
-        file.vector(
-            FINAL_NORM,
-            &self.weights.read("model.norm.weight", &[width])?,
-        );
+        let norm = self.source.tensor(None, FINAL_NORM, &[width])?;
+        file.vector(FINAL_NORM, norm);
         file.write(path)
     }
 
@@ -158,21 +179,18 @@ impl Contents for ModelFolder {
             down,
             ..
         } = &outline.layout;
-        let read = |name: &str, shape: &[usize]| {
-            let tensor = format!("model.layers.{layer}.{}", names::of_layer(name));
-            self.weights.read(&tensor, shape)
-        };
+        let tensor = |name, shape: &[usize]| self.source.tensor(Some(layer), name, shape);
         let mut file = WeightFile::default();
         for &(name, length) in &outline.layout.vectors {
-            file.vector(name, &read(name, &[length])?);
+            file.vector(name, tensor(name, &[length])?);
         }
         for spec in [query, key, value, output] {
-            file.matrix(spec, &read(spec.name, &[spec.rows, spec.columns])?)?;
+            file.matrix(spec, tensor(spec.name, &[spec.rows, spec.columns])?);
         }
         for spec in [gate, up] {
-            file.rows(spec, read(spec.name, &[neurons, width])?)?;
+            file.matrix(spec, tensor(spec.name, &[neurons, width])?);
         }
-        file.columns(down, read(down.name, &[width, neurons])?)?;
+        file.columns(down, tensor(down.name, &[width, neurons])?);
         file.write(path)
     }
 }

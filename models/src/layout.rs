@@ -85,11 +85,6 @@ impl Part {
 }
 
 impl Spec {
-    /// Weights of all matrices of the stack.
-    pub(crate) fn elements(&self) -> usize {
-        self.stack.unwrap_or(1) * self.rows * self.columns
-    }
-
     /// The tensors that hold it: the values alone, or data, scales and zero points.
     pub(crate) fn parts(&self) -> Vec<Part> {
         let part = |suffix: &str, dtype, tail: &[usize]| {

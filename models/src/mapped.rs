@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 /// A file mapped read-only.
 #[derive(Debug)]
@@ -37,6 +37,22 @@ impl Mapped {
             .advise_range(Advice::WillNeed, range.start, range.len())
         {
             tracing::trace!(%error, "prefetch hint refused");
+        }
+    }
+
+    /// Gives back the memory of a range that will not be read again soon. Only a hint: it can be read as before.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        let advice = UncheckedAdvice::DontNeed;
+        // SAFETY: what this drops are pages of a file mapped read-only, which are read from the file when they are next
+        // touched: no byte that a borrow of the mapping sees changes, but for a file that another program changes,
+        // which is no different without this.
+        #[allow(unsafe_code, reason = "this advice has no safe form")]
+        let result = unsafe {
+            self.0
+                .unchecked_advise_range(advice, range.start, range.len())
+        };
+        if let Err(error) = result {
+            tracing::trace!(%error, "hint to release memory refused");
         }
     }
 }

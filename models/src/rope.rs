@@ -7,7 +7,7 @@ use crate::shape::{ShapeError, check};
 /// A change to the frequencies of the rotary position embedding.
 ///
 /// [`Package::open`](crate::Package::open) has validated it: every factor is finite, and none makes a frequency higher.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum RopeScaling {
     /// Every frequency is divided by the factor, which is to divide every position by it.
@@ -27,44 +27,62 @@ pub enum RopeScaling {
         /// Positions that the model was trained for before.
         original_context: usize,
     },
+    /// Each frequency is divided by a factor of its own.
+    Factors {
+        /// One for each pair of a head's elements, in the order of [`Shape::head_width`](crate::Shape::head_width), at
+        /// least 1.
+        factors: Vec<f32>,
+    },
 }
 
 impl RopeScaling {
-    /// Checks that the scaling can be computed.
-    pub(crate) fn validate(&self) -> Result<(), ShapeError> {
-        let (Self::Linear { factor } | Self::Llama3 { factor, .. }) = *self;
-        check(
-            "rope_scaling.factor",
-            factor,
-            factor.is_finite() && factor >= 1.0,
-            || "a finite number, at least 1".into(),
-        )?;
-        let Self::Llama3 {
-            low_freq_factor: low,
-            high_freq_factor: high,
-            original_context,
-            ..
-        } = *self
-        else {
-            return Ok(());
+    /// Checks that the scaling can be computed for heads of `pairs` pairs of elements.
+    pub(crate) fn validate(&self, pairs: usize) -> Result<(), ShapeError> {
+        let check_factor = |factor: f64| {
+            check(
+                "rope_scaling.factor",
+                factor,
+                factor.is_finite() && factor >= 1.0,
+                || "a finite number, at least 1".into(),
+            )
         };
-        check(
-            "rope_scaling.low_freq_factor",
-            low,
-            low.is_normal() && low > 0.0,
-            || "a finite number above 0".into(),
-        )?;
-        check(
-            "rope_scaling.high_freq_factor",
-            high,
-            high.is_finite() && high > low,
-            || format!("a finite number above low_freq_factor, which is {low}"),
-        )?;
-        check(
-            "rope_scaling.original_context",
-            original_context,
-            (1..=crate::Shape::MAX_CONTEXT).contains(&original_context),
-            || format!("between 1 and {}", crate::Shape::MAX_CONTEXT),
-        )
+        match self {
+            Self::Linear { factor } => check_factor(*factor),
+            Self::Factors { factors } => {
+                check(
+                    "rope_scaling.factors",
+                    format!("{} numbers", factors.len()),
+                    factors.len() == pairs,
+                    || format!("{pairs} numbers, one for each pair of a head's elements"),
+                )?;
+                (factors.iter()).try_for_each(|factor| check_factor((*factor).into()))
+            }
+            &Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_context,
+            } => {
+                check_factor(factor)?;
+                check(
+                    "rope_scaling.low_freq_factor",
+                    low,
+                    low.is_normal() && low > 0.0,
+                    || "a finite number above 0".into(),
+                )?;
+                check(
+                    "rope_scaling.high_freq_factor",
+                    high,
+                    high.is_finite() && high > low,
+                    || format!("a finite number above low_freq_factor, which is {low}"),
+                )?;
+                check(
+                    "rope_scaling.original_context",
+                    original_context,
+                    (1..=crate::Shape::MAX_CONTEXT).contains(&original_context),
+                    || format!("between 1 and {}", crate::Shape::MAX_CONTEXT),
+                )
+            }
+        }
     }
 }

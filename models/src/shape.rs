@@ -110,7 +110,7 @@ impl Shape {
             || "a finite number above 1".into(),
         )?;
         if let Some(scaling) = &self.rope_scaling {
-            scaling.validate()?;
+            scaling.validate(self.head_width / 2)?;
         }
         if let Some(window) = self.sliding_window {
             let limit = Self::MAX_CONTEXT;
@@ -278,6 +278,13 @@ mod tests {
         for factor in [0.0, -2.0, 0.5, f64::NAN, f64::INFINITY] {
             let field = refused(|s| s.rope_scaling = linear(factor));
             assert_eq!(field, "rope_scaling.factor", "{factor}");
+        }
+        let factors = |factors: Vec<f32>| {
+            refused(|s| s.rope_scaling = Some(RopeScaling::Factors { factors }))
+        };
+        assert_eq!(factors(vec![1.0; 15]), "rope_scaling.factors");
+        for factor in [0.5, f32::NAN, f32::INFINITY] {
+            assert_eq!(factors(vec![factor; 16]), "rope_scaling.factor", "{factor}");
         }
         let llama3 = |low_freq_factor, high_freq_factor, original_context| {
             refused(|s| {

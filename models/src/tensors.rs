@@ -157,6 +157,10 @@ impl TensorFile {
         &self.map
     }
 
+    pub(crate) fn map(&self) -> &Mapped {
+        &self.map
+    }
+
     pub(crate) fn prefetch(&self, range: Range<usize>) {
         self.map.prefetch(range);
     }

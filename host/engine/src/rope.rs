@@ -8,17 +8,20 @@ use halo_models::{RopeScaling, Shape};
 pub(crate) fn frequencies(shape: &Shape) -> Vec<f64> {
     let width = shape.head_width as f64;
     (0..shape.head_width / 2)
-        .map(|pair| shape.rope_theta.powf(-2.0 * pair as f64 / width))
-        .map(|frequency| match shape.rope_scaling {
-            None => frequency,
-            Some(scaling) => scaled(frequency, scaling),
+        .map(|pair| {
+            let frequency = shape.rope_theta.powf(-2.0 * pair as f64 / width);
+            match &shape.rope_scaling {
+                None => frequency,
+                Some(scaling) => scaled(frequency, pair, scaling),
+            }
         })
         .collect()
 }
 
-fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
+fn scaled(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
+    match *scaling {
         RopeScaling::Linear { factor } => frequency / factor,
+        RopeScaling::Factors { ref factors } => frequency / f64::from(factors[pair]),
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
@@ -98,6 +101,19 @@ mod tests {
                 (0, 0.25),
                 (1, 0.6636012376960885 / 4.0),
                 (31, 3.0138581521391708e-6 / 4.0),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_factor_for_each() {
+        let factors = (0..32).map(|pair| 1.0 + pair as f32).collect();
+        expect(
+            Some(RopeScaling::Factors { factors }),
+            &[
+                (0, 1.0),
+                (1, 0.6636012376960885 / 2.0),
+                (31, 3.0138581521391708e-6 / 32.0),
             ],
         );
     }

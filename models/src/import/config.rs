@@ -212,11 +212,11 @@ impl Config {
                 scalings.push(scaling);
             }
         }
-        match scalings[..] {
+        match &scalings[..] {
             [one, other] if one != other => {
                 Err("rope_scaling and rope_parameters contradict each other".into())
             }
-            _ => Ok(scalings.first().copied()),
+            _ => Ok(scalings.into_iter().next()),
         }
     }
 

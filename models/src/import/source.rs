@@ -1,172 +1,152 @@
-//! The weights of a Hugging Face model folder, in one file or in parts.
+//! What a model is imported from.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::Dtype;
-use serde::Deserialize;
-
-use super::names;
-use crate::build::Outline;
+use crate::build::Chat;
 use crate::error::ImportError;
-use crate::tensors::{TensorError, TensorFile, f32_values};
+use crate::gguf::Encoding;
+use crate::mapped::Mapped;
+use crate::shape::Shape;
+use crate::tensors::TensorError;
+use crate::tokenizer::Tokenizer;
 
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// A model in another format than HALO's. Its tensors go by the names that they have in a package, and those of no
+/// layer by `None`; the order of their rows is that of Hugging Face's layout, whatever the format has instead.
+pub(super) trait Source {
+    /// What it is, for people to read.
+    fn description(&self) -> String;
 
-/// The weights of a model, mapped into memory.
-#[derive(Debug)]
-pub(super) struct Source {
-    /// The file that says which tensors there are, for errors.
-    path: PathBuf,
-    files: Vec<TensorFile>,
-    /// Which of the files has a tensor.
-    index: HashMap<String, usize>,
+    /// Its dimensions, validated.
+    fn shape(&self) -> &Shape;
+
+    /// Its tokenizer: the file that it comes from, for errors, and the content of a `tokenizer.json`.
+    fn tokenizer(&self) -> Result<(PathBuf, Vec<u8>), ImportError>;
+
+    /// How conversations are written, if the model was trained for any. Completes the shape's special tokens.
+    fn chat(&self, tokenizer: &Tokenizer, shape: &mut Shape) -> Result<Option<Chat>, ImportError>;
+
+    /// Checks that there is no tensor but those of a package, which would be left out: with it, the model would compute
+    /// something else.
+    fn check_tensors(&self, known: &[(Option<usize>, &str)]) -> Result<(), ImportError>;
+
+    /// Finds a tensor of one shape.
+    fn tensor(
+        &self,
+        layer: Option<usize>,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<SourceTensor<'_>, TensorError>;
 }
 
-/// A tensor read from a source.
-#[derive(Debug)]
-pub(super) struct Weights {
-    pub(super) values: Vec<f32>,
-    /// Where it came from, for errors.
-    pub(super) path: PathBuf,
-    pub(super) tensor: String,
+/// A tensor of a source, which has the shape that was asked for and is as long as its encoding says.
+#[derive(Clone, Debug)]
+pub(super) struct SourceTensor<'a> {
+    pub(super) path: &'a Path,
+    /// Its name in the file.
+    pub(super) name: String,
+    pub(super) encoding: Encoding,
+    pub(super) map: &'a Mapped,
+    /// Its bytes in the map.
+    pub(super) range: Range<usize>,
+    pub(super) rows: usize,
+    /// 1 for a vector.
+    pub(super) columns: usize,
+    pub(super) order: RowOrder,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// How rows lie in a source.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RowOrder {
+    Plain,
+    /// Rows of a head that rotary positions turn together are neighbours; in Hugging Face's layout they are half a
+    /// head apart.
+    Pairs {
+        /// Rows of a head.
+        head: usize,
+    },
 }
 
-impl Source {
-    /// Opens `model.safetensors`, or the parts that `model.safetensors.index.json` lists.
-    pub(super) fn open(dir: &Path) -> Result<Self, ImportError> {
-        let (whole, index) = (dir.join(WHOLE), dir.join(INDEX));
-        if !whole.exists() && index.exists() {
-            return Self::open_parts(dir, index);
+impl RowOrder {
+    /// The row of a source that is to be row `row`.
+    fn source(self, row: usize) -> usize {
+        match self {
+            Self::Plain => row,
+            Self::Pairs { head } => {
+                let (start, row) = (row / head * head, row % head);
+                start + row % (head / 2) * 2 + row / (head / 2)
+            }
         }
-        if !whole.exists() {
-            return Err(ImportError::Missing { path: whole });
+    }
+}
+
+impl SourceTensor<'_> {
+    /// Some rows in f32, one after the other. Zeros make each `width` long.
+    pub(super) fn decode(&self, rows: Range<usize>, width: usize) -> Result<Vec<f32>, TensorError> {
+        let mut values = vec![0.0; rows.len() * width];
+        for (row, values) in rows.zip(values.chunks_exact_mut(width)) {
+            let values = &mut values[..self.columns];
+            self.encoding.decode(self.row(row), values);
+            if let Some(column) = values.iter().position(|value| !value.is_finite()) {
+                return Err(self.not_finite(row, column));
+            }
         }
-        let file = TensorFile::open(&whole)?;
-        let index = file
-            .tensors()
-            .map(|(name, _)| (name.to_owned(), 0))
-            .collect();
-        let path = whole;
-        let files = vec![file];
-        Ok(Self { path, files, index })
+        Ok(values)
     }
 
-    fn open_parts(dir: &Path, path: PathBuf) -> Result<Self, ImportError> {
-        let invalid = |reason: String| ImportError::Config {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = fs::read(&path).map_err(ImportError::io(&path))?;
-        let parsed: Index =
-            serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-        let mut files = Vec::new();
-        let mut numbers = HashMap::new();
-        let mut index = HashMap::new();
-        for (tensor, name) in parsed.weight_map {
-            let number = match numbers.get(&name) {
-                Some(number) => *number,
-                None => {
-                    // A part lies in the same folder; nothing else is opened on an index's word.
-                    if Path::new(&name).file_name() != Some(name.as_ref())
-                        || !name.ends_with(".safetensors")
-                    {
-                        return Err(invalid(format!(
-                            "`{}` is not the name of a part",
-                            name.escape_debug()
-                        )));
-                    }
-                    let part = dir.join(&name);
-                    if !part.exists() {
-                        return Err(ImportError::Missing { path: part });
-                    }
-                    files.push(TensorFile::open(&part)?);
-                    numbers.insert(name, files.len() - 1);
-                    files.len() - 1
-                }
-            };
-            index.insert(tensor, number);
+    /// The codes of some rows and the scale of every `block` of them: see [`Encoding::copy_codes`].
+    pub(super) fn codes(
+        &self,
+        rows: Range<usize>,
+        block: usize,
+    ) -> Result<(Vec<u8>, Vec<f32>), TensorError> {
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for row in rows {
+            let first = scales.len();
+            (self.encoding).copy_codes(self.row(row), block, &mut codes, &mut scales);
+            let not_finite = |scale: &f32| !scale.is_finite();
+            if let Some(index) = scales[first..].iter().position(not_finite) {
+                return Err(self.not_finite(row, index * block));
+            }
         }
-        Ok(Self { path, files, index })
+        Ok((codes, scales))
     }
 
-    /// Checks that the layers have no tensor that would be left out: with a bias, say, that the configuration does not
-    /// tell of, the model would compute something else.
-    pub(super) fn check_layers(&self, outline: &Outline) -> Result<(), ImportError> {
-        let layout = &outline.layout;
-        let matrices = layout.layer().into_iter().map(|spec| spec.name);
-        let names = matrices.chain(layout.vectors.iter().map(|(name, _)| *name));
-        let names = names.map(names::of_layer).collect::<HashSet<_>>();
-        let left_out = |tensor: &&String| {
-            let Some(rest) = tensor.strip_prefix("model.layers.") else {
-                return false;
-            };
-            // Older files hold the frequencies of rotary positions, which follow from the configuration.
-            let known = |(layer, name): (&str, &str)| {
-                let layer = layer.parse::<usize>();
-                let exists = layer.is_ok_and(|layer| layer < outline.manifest.shape.layers);
-                exists && (names.contains(name) || name == "self_attn.rotary_emb.inv_freq")
-            };
-            !rest.split_once('.').is_some_and(known)
-        };
-        match self.index.keys().filter(left_out).min() {
-            None => Ok(()),
-            Some(tensor) => Err(ImportError::Unsupported {
-                path: self.path.clone(),
-                what: format!(
-                    "a tensor `{}`, which config.json does not tell of",
-                    tensor.escape_debug()
-                ),
-            }),
+    /// Says that some rows, which have been read, will not be read again.
+    pub(super) fn release(&self, rows: Range<usize>) {
+        let row = self.range.len() / self.rows;
+        let start = self.range.start;
+        (self.map).release(start + rows.start * row..start + rows.end * row);
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        let length = self.range.len() / self.rows;
+        let start = self.range.start + self.order.source(row) * length;
+        &self.map[start..start + length]
+    }
+
+    fn not_finite(&self, row: usize, column: usize) -> TensorError {
+        TensorError::NotFinite {
+            path: self.path.into(),
+            tensor: self.name.clone(),
+            index: self.order.source(row) * self.columns + column,
         }
     }
 
-    /// Reads a tensor of one shape in f32 and checks that every value is finite.
-    pub(super) fn read(&self, name: &str, shape: &[usize]) -> Result<Weights, TensorError> {
-        let Some(number) = self.index.get(name) else {
-            return Err(TensorError::Missing {
-                path: self.path.clone(),
-                tensor: name.into(),
-            });
-        };
-        let file = &self.files[*number];
-        let tensor = file.expect(name, &[Dtype::F32, Dtype::F16, Dtype::BF16], shape)?;
-        let bytes = &file.bytes()[tensor.range.clone()];
-        let values: Vec<f32> = match tensor.dtype {
-            Dtype::F16 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|bytes| bf16::from_le_bytes(*bytes).to_f32())
-                .collect(),
-            _ => f32_values(bytes),
-        };
-        let (path, tensor) = (file.path().to_path_buf(), name.to_owned());
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(TensorError::NotFinite {
-                path,
-                tensor,
-                index,
-            }),
-            None => Ok(Weights {
-                values,
-                path,
-                tensor,
-            }),
+    /// An error for a value that f16 cannot represent.
+    pub(super) fn beyond_f16(&self, value: f32) -> TensorError {
+        TensorError::F16Range {
+            path: self.path.into(),
+            tensor: self.name.clone(),
+            value,
         }
+    }
+}
+
+/// Rows and columns of a matrix, or of a vector, each of whose elements is a row: rows are what may be in another order.
+pub(super) fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [rows, columns] => (*rows, *columns),
+        _ => (shape.iter().product(), 1),
     }
 }

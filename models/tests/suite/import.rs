@@ -341,7 +341,7 @@ fn newer_and_older_spellings_of_the_configuration() {
 fn scaled_rotary_positions_in_either_spelling() {
     let scaling = |key: &str, value: Value| {
         let (dir, package) = Model::new().config(key, value).import(&f32_options());
-        let scaling = package.unwrap().shape().rope_scaling;
+        let scaling = package.unwrap().shape().rope_scaling.clone();
         let again = Package::open(&dir.path().join("package")).unwrap();
         assert_eq!(again.shape().rope_scaling, scaling);
         scaling

@@ -1,6 +1,9 @@
 //! Tests of the package format through its public interface, with models made on the spot and the default model.
 
 mod chat;
+mod gguf;
+mod gguf_file;
+mod gguf_refusals;
 mod import;
 mod model;
 mod package;

@@ -17,15 +17,20 @@ use crate::progress;
 /// A model is a package: a folder with a manifest, the tokenizer, and the weights by neuron group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Model {
-    /// Make a package from a Hugging Face folder: config.json, safetensors and tokenizer.json
+    /// Make a package from a Hugging Face folder or a GGUF file
+    ///
+    /// A Hugging Face folder has config.json, safetensors and tokenizer.json. Of a GGUF file, blocks that are quantised as
+    /// they will be stored are kept as they are: those of Q4_0 with `--weights q4:32`, those of Q8_0 with `--weights q8:32`.
+    /// Others are quantised anew.
     ///
     /// The model must be of the LLaMA family. Of a package in ~/.local/share/halo/models the name is enough elsewhere:
     /// `--model tinyllama`.
     #[command(after_help = "Examples:
   halo model import ~/TinyLlama-1.1B-Chat-v1.0 ~/.local/share/halo/models/tinyllama
-  halo model import --weights q8:32 ~/TinyLlama-1.1B-Chat-v1.0 tinyllama-q8")]
+  halo model import --weights q8:32 ~/TinyLlama-1.1B-Chat-v1.0 tinyllama-q8
+  halo model import --weights q4:32 tinyllama-1.1b.Q4_0.gguf tinyllama-q4")]
     Import {
-        /// The Hugging Face folder
+        /// The Hugging Face folder, or the GGUF file
         source: PathBuf,
 
         /// The package to make
@@ -42,6 +47,10 @@ pub(crate) enum Model {
         /// Feed-forward neurons in a group [default: 32 in small models, 128 in others]
         #[arg(long, value_name = "N")]
         group_size: Option<usize>,
+
+        /// The tokenizer.json to use [default: the folder's, or one made from the file's vocabulary]
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
 
         /// Replace a package that is there already
         #[arg(long)]
@@ -82,12 +91,14 @@ impl Model {
                 weights,
                 embedding,
                 group_size,
+                tokenizer,
                 overwrite,
             } => {
                 let options = ImportOptions {
                     weights,
                     embedding,
                     group_size,
+                    tokenizer,
                     overwrite,
                     ..ImportOptions::default()
                 };
