@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::atomic::temporary_folder;
+use crate::atomic::{Building, temporary_folder};
 use crate::error::ImportError;
 use crate::manifest::{self, MANIFEST};
 use crate::package::Package;
@@ -58,7 +58,7 @@ impl Place {
         build: impl FnOnce(&Path) -> Result<(), ImportError>,
     ) -> Result<Package, ImportError> {
         fs::create_dir_all(&self.parent).map_err(ImportError::io(&self.parent))?;
-        let building = temporary_folder(&self.parent).map_err(ImportError::io(&self.parent))?;
+        let building = Building::new(&self.parent).map_err(ImportError::io(&self.parent))?;
         build(building.path())?;
         drop(Package::open(building.path())?);
         self.take(building.path())?;
