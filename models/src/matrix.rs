@@ -1,5 +1,7 @@
 //! Matrices as they lie in a package.
 
+use std::ops::Range;
+
 /// A matrix of a package, borrowed from its mapped file.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -34,7 +36,7 @@ pub enum Values<'a> {
     },
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
     /// The matrix in f32, row-major, `rows * columns` values.
     #[must_use]
     pub fn dequantise(&self) -> Vec<f32> {
@@ -87,6 +89,42 @@ impl Matrix<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Some of its rows.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such rows.
+    #[must_use]
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let count = self.rows;
+        let part = |bytes: &'a [u8]| {
+            let row = bytes.len() / count;
+            &bytes[rows.start * row..rows.end * row]
+        };
+        let values = match self.values {
+            Values::F32(bytes) => Values::F32(part(bytes)),
+            Values::F16(bytes) => Values::F16(part(bytes)),
+            Values::Quantised {
+                bits,
+                block,
+                data,
+                scales,
+                zero_points,
+            } => Values::Quantised {
+                bits,
+                block,
+                data: part(data),
+                scales: part(scales),
+                zero_points: part(zero_points),
+            },
+        };
+        Self {
+            rows: rows.len(),
+            values,
+            ..*self
         }
     }
 

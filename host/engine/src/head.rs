@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use halo_models::Package;
 use ort::editor::ONNX_DOMAIN;
 use ort::session::Session;
@@ -8,11 +10,11 @@ use crate::graph::{ANY, GraphBuilder, Value};
 use crate::weights::Weights;
 use crate::{Engine, EngineError};
 
-/// The final norm and the output head: from the residual stream to logits.
+/// The final norm and the output head, or a slice of it: from the residual stream to the logits of some tokens, or of all.
 #[derive(Debug)]
 pub struct Head {
     width: usize,
-    vocabulary: usize,
+    tokens: usize,
     session: Session,
 }
 
@@ -23,12 +25,33 @@ impl Head {
     ///
     /// ONNX Runtime refuses it.
     pub fn load(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
+        Self::load_slice(engine, package, 0..package.shape().vocabulary)
+    }
+
+    /// Builds the graph for a slice of the vocabulary. See [`Likeliest`](crate::Likeliest) for what slices tell together.
+    ///
+    /// # Errors
+    ///
+    /// The slice is empty or beyond the vocabulary, or ONNX Runtime refuses the graph.
+    pub fn load_slice(
+        engine: &Engine,
+        package: &Package,
+        tokens: Range<usize>,
+    ) -> Result<Self, EngineError> {
         use TensorElementType::Float32;
         let shape = package.shape();
+        if tokens.is_empty() || tokens.end > shape.vocabulary {
+            return Err(EngineError::Mismatch {
+                what: "end of a slice of the vocabulary",
+                expected: shape.vocabulary,
+                got: tokens.end,
+            });
+        }
+        let count = tokens.len();
         let mut graph = GraphBuilder::new(
             "the output head".into(),
             &[("x", Float32, &[1, ANY, shape.width as i64])],
-            &[("logits", Float32, &[1, ANY, shape.vocabulary as i64])],
+            &[("logits", Float32, &[1, ANY, count as i64])],
         )?;
         graph.constant("norm", &[shape.width], &package.final_norm())?;
         let attributes = [
@@ -42,15 +65,16 @@ impl Head {
             &["y"],
             &attributes,
         )?;
-        graph.product("head", "y", "logits", &Weights::stack(&[package.head()])?)?;
+        let weights = package.head().slice(tokens);
+        graph.product("head", "y", "logits", &Weights::stack(&[weights])?)?;
         Ok(Self {
             width: shape.width,
-            vocabulary: shape.vocabulary,
+            tokens: count,
             session: graph.build(engine)?,
         })
     }
 
-    /// Logits of the rows of `hidden` (`[rows, width]`, the residual stream after the last layer): `[rows, vocabulary]`.
+    /// Logits of the rows of `hidden` (`[rows, width]`, the residual stream after the last layer): `[rows, tokens]`.
     ///
     /// # Errors
     ///
@@ -70,10 +94,10 @@ impl Head {
         let (_, values) = outputs["logits"]
             .try_extract_tensor::<f32>()
             .context(what)?;
-        if values.len() != rows * self.vocabulary {
+        if values.len() != rows * self.tokens {
             return Err(EngineError::Mismatch {
                 what: "logits",
-                expected: rows * self.vocabulary,
+                expected: rows * self.tokens,
                 got: values.len(),
             });
         }
