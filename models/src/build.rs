@@ -70,8 +70,10 @@ pub(crate) struct Outline {
 pub(crate) struct Storing {
     /// Attention and feed-forward matrices.
     pub(crate) weights: WeightFormat,
-    /// Embedding and head; if there is nothing here, f32 where the other weights are f32, else f16.
+    /// The embedding; if there is nothing here, as the other weights, but with 8 bits where those have 4.
     pub(crate) embedding: Option<WeightFormat>,
+    /// The head; if there is nothing here, as the embedding.
+    pub(crate) head: Option<WeightFormat>,
     /// If there is nothing here, one that suits the model.
     pub(crate) group_size: Option<usize>,
 }
@@ -96,13 +98,14 @@ impl Outline {
             }
         };
         shape.feed_forward = neurons.next_multiple_of(group_size);
-        let embedding = match storing.weights {
-            WeightFormat::F32 => WeightFormat::F32,
-            _ => WeightFormat::F16,
-        };
+        let embedding = storing.embedding.unwrap_or(match storing.weights {
+            WeightFormat::Q4 { block } => WeightFormat::Q8 { block },
+            format => format,
+        });
         let quantisation = Quantisation {
             weights: storing.weights,
-            embedding: storing.embedding.unwrap_or(embedding),
+            embedding,
+            head: storing.head.filter(|head| *head != embedding),
         };
         let layout = Layout::new(&shape, group_size, quantisation).map_err(ImportError::Option)?;
         let manifest = Manifest {

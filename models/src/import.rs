@@ -32,9 +32,10 @@ pub struct ImportOptions {
     pub name: Option<String>,
     /// How attention and feed-forward matrices are stored.
     pub weights: WeightFormat,
-    /// How the embedding and an untied output head are stored; if there is nothing here, f32 where the other weights
-    /// are f32, else f16. Quantising a tied embedding is what costs most quality.
+    /// How the embedding is stored; if there is nothing here, as the other weights, but with 8 bits where those have 4.
     pub embedding: Option<WeightFormat>,
+    /// How the output head is stored; if there is nothing here, as the embedding. A tied one has no format of its own.
+    pub head: Option<WeightFormat>,
     /// Feed-forward neurons in a group. If there is nothing here: 32 in models of fewer than 2,048 neurons a layer and
     /// 128 in others, or the largest of 64, 32 and 16 below that which pads the neurons by less than a hundredth.
     pub group_size: Option<usize>,
@@ -55,6 +56,7 @@ impl Default for ImportOptions {
                 block: WeightFormat::DEFAULT_BLOCK,
             },
             embedding: None,
+            head: None,
             group_size: None,
             source: None,
             tokenizer: None,
@@ -88,6 +90,7 @@ pub fn import(
     let storing = Storing {
         weights: options.weights,
         embedding: options.embedding,
+        head: options.head,
         group_size: options.group_size,
     };
     let description = (options.source.clone()).unwrap_or_else(|| model.source.description());

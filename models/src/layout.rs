@@ -240,7 +240,13 @@ impl Layout {
                 shape.feed_forward
             ));
         }
-        for format in [quantisation.weights, quantisation.embedding] {
+        if shape.tied_head && quantisation.head.is_some() {
+            return Err(
+                "the head is the embedding, so it cannot be stored in another format".into(),
+            );
+        }
+        let head = quantisation.head.unwrap_or(quantisation.embedding);
+        for format in [quantisation.weights, quantisation.embedding, head] {
             if !format.is_valid() {
                 return Err(format!(
                     "{format}: the block size is not a power of two from 16 to 256"
@@ -286,7 +292,7 @@ impl Layout {
                 width,
             )?,
             head: (!shape.tied_head)
-                .then(|| spec("head", embedding, None, [shape.vocabulary, width], width))
+                .then(|| spec("head", head, None, [shape.vocabulary, width], width))
                 .transpose()?,
             query: spec("attention.query", weights, None, [queries, width], width)?,
             key: spec("attention.key", weights, None, [keys, width], width)?,

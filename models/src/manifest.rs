@@ -70,8 +70,11 @@ pub struct FileRecord {
 pub struct Quantisation {
     /// Attention and feed-forward matrices.
     pub weights: WeightFormat,
-    /// The embedding, and the output head when it is not tied.
+    /// The embedding, and the output head unless it has a format of its own.
     pub embedding: WeightFormat,
+    /// The output head, where it is not tied and not stored as the embedding is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<WeightFormat>,
 }
 
 /// How a matrix is stored.

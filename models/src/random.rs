@@ -20,7 +20,7 @@ use elements::Elements;
 /// How to make a package with random weights.
 #[derive(Clone, Debug)]
 pub struct RandomOptions {
-    /// How attention and feed-forward matrices are stored. Embedding and head are f32 with f32, and f16 otherwise.
+    /// How attention and feed-forward matrices are stored; embedding and head have 8 bits where those have 4.
     pub weights: WeightFormat,
     /// Feed-forward neurons in a group; if there is nothing here, as many as importing would take.
     pub group_size: Option<usize>,
@@ -68,6 +68,7 @@ pub fn random(
     let storing = Storing {
         weights: options.weights,
         embedding: None,
+        head: None,
         group_size: options.group_size,
     };
     let source = format!("random weights, seed {}", options.seed);

@@ -12,7 +12,11 @@ fn file() -> GgufFile {
 
 /// The message with which importing fails.
 fn refusal_of(bytes: &[u8]) -> String {
-    let (dir, result) = import_bytes(bytes, &ImportOptions::default());
+    let options = ImportOptions {
+        embedding: Some(WeightFormat::F16),
+        ..ImportOptions::default()
+    };
+    let (dir, result) = import_bytes(bytes, &options);
     refusal_in(dir.path(), result)
 }
 

@@ -80,13 +80,11 @@ fn source_values(model: &Model) -> BTreeMap<String, Vec<f32>> {
 fn the_default_model_is_reproduced_byte_for_byte() {
     let dir = TempDir::new().unwrap();
     let made = dir.path().join("tiny");
-    import(
-        &data().join("tiny-hf"),
-        &made,
-        &ImportOptions::default(),
-        &mut |_| (),
-    )
-    .unwrap();
+    let options = ImportOptions {
+        embedding: Some(WeightFormat::F16),
+        ..ImportOptions::default()
+    };
+    import(&data().join("tiny-hf"), &made, &options, &mut |_| ()).unwrap();
     let mut committed: Manifest =
         serde_json::from_slice(&fs::read(tiny().join("manifest.json")).unwrap()).unwrap();
     // Calibrating comes after importing.
@@ -150,6 +148,45 @@ fn an_untied_head_is_stored() {
     let package = package.unwrap();
     assert!(!package.shape().tied_head);
     assert_eq!(unpacked(&package), source_values(&model));
+}
+
+#[test]
+fn embedding_and_head_have_formats_of_their_own() {
+    let q8 = |block| WeightFormat::Q8 { block };
+    let untied = || {
+        let mut model = Model::new().config("tie_word_embeddings", json!(false));
+        let head = model.tensors["model.embed_tokens.weight"].clone();
+        model.tensors.insert("lm_head.weight".into(), head);
+        model
+    };
+    let formats = |model: Model, weights, embedding, head| {
+        let options = ImportOptions {
+            weights,
+            embedding,
+            head,
+            ..ImportOptions::default()
+        };
+        let (dir, package) = model.import(&options);
+        let formats = package?.manifest().quantisation;
+        let again = Package::open(&dir.path().join("package"))?;
+        assert_eq!(again.manifest().quantisation, formats);
+        Ok::<_, ImportError>((formats.embedding, formats.head))
+    };
+    let (f16, f32) = (WeightFormat::F16, WeightFormat::F32);
+    let q4 = WeightFormat::Q4 { block: 32 };
+    for (weights, embedding) in [(q4, q8(32)), (q8(64), q8(64)), (f16, f16), (f32, f32)] {
+        let found = formats(Model::new(), weights, None, None).unwrap();
+        assert_eq!(found, (embedding, None));
+    }
+    let found = formats(untied(), q4, Some(f16), Some(q8(32))).unwrap();
+    assert_eq!(found, (f16, Some(q8(32))));
+    let found = formats(untied(), q4, Some(f16), Some(f16)).unwrap();
+    assert_eq!(found, (f16, None));
+    let refused = formats(Model::new(), q4, None, Some(f16)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the head is the embedding, so it cannot be stored in another format"
+    );
 }
 
 #[test]

@@ -291,8 +291,12 @@ fn tensors_that_are_refused() {
     );
     let large = |tensor: &mut Tensor| tensor.2[..4].copy_from_slice(&1e6f32.to_le_bytes());
     let large = Model::new().tensor("model.embed_tokens.weight", large);
+    let f16 = ImportOptions {
+        weights: WeightFormat::F16,
+        ..ImportOptions::default()
+    };
     assert_eq!(
-        large.refusal(&ImportOptions::default()),
+        large.refusal(&f16),
         "model.safetensors: tensor `model.embed_tokens.weight` holds 1000000, which f16 cannot represent; \
          import it with f32"
     );

@@ -40,9 +40,13 @@ pub(crate) enum Model {
         #[arg(long, value_name = "FORMAT", default_value = "q4")]
         weights: WeightFormat,
 
-        /// How the embedding and the output head are stored [default: f16, or f32 with f32 weights]
+        /// How the embedding is stored [default: as the weights, but q8 with q4]
         #[arg(long, value_name = "FORMAT")]
         embedding: Option<WeightFormat>,
+
+        /// How an output head that is not the embedding is stored [default: as the embedding]
+        #[arg(long, value_name = "FORMAT")]
+        head: Option<WeightFormat>,
 
         /// Feed-forward neurons in a group [default: 32 in small models, 128 in others]
         #[arg(long, value_name = "N")]
@@ -90,6 +94,7 @@ impl Model {
                 destination,
                 weights,
                 embedding,
+                head,
                 group_size,
                 tokenizer,
                 overwrite,
@@ -97,6 +102,7 @@ impl Model {
                 let options = ImportOptions {
                     weights,
                     embedding,
+                    head,
                     group_size,
                     tokenizer,
                     overwrite,
@@ -223,10 +229,16 @@ pub(super) fn describe(package: &Package, output: &Output) -> Result<ExitCode> {
         ("context", format!("{} tokens", shape.context)),
         (
             "weights",
-            format!(
-                "{}, embedding and head {}",
-                quantisation.weights, quantisation.embedding
-            ),
+            match quantisation.head {
+                None => format!(
+                    "{}, embedding and head {}",
+                    quantisation.weights, quantisation.embedding
+                ),
+                Some(head) => format!(
+                    "{}, embedding {}, head {head}",
+                    quantisation.weights, quantisation.embedding
+                ),
+            },
         ),
         (
             "size",
