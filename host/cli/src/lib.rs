@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod conversation;
 mod generation;
 mod model_path;
 mod options;
 mod output;
 mod progress;
+mod session;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -51,6 +53,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(commands::run::Run),
+    Chat(commands::chat::Chat),
     Node(commands::node::Node),
     Demo(commands::demo::Demo),
     Status(commands::status::Status),
@@ -97,6 +100,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
     let global = &cli.global;
     match cli.command {
         Command::Run(run) => on_runtime(run.execute(global, output)),
+        Command::Chat(chat) => on_runtime(chat.execute(global, output)),
         Command::Node(node) => on_runtime(node.execute(global, output)),
         Command::Demo(demo) => on_runtime(demo.execute(global, output)),
         Command::Status(status) => on_runtime(status.execute(global, output)),

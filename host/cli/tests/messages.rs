@@ -377,6 +377,32 @@ async fn prompt_longer_than_the_context() {
     assert_message!(home, command);
 }
 
+// Conversations
+
+#[tokio::test]
+async fn chat_without_a_template() {
+    let home = Home::new();
+    assert_message!(home, home.halo(&["chat", "--model", TINY]));
+    assert_message!(
+        home,
+        home.halo(&["run", "--chat", "--model", TINY, "Hello"])
+    );
+}
+
+#[tokio::test]
+async fn chat_template_that_fails() {
+    let home = Home::new();
+    let source = home.copy(TINY_HF, "source");
+    let template = "{% for message in messages %}\n{{ message.content | shout }}\n{% endfor %}";
+    home.file("source/chat_template.jinja", template);
+    let mut import = home.halo(&["model", "import", &source, "chatty"]);
+    assert!(import.output().await.unwrap().status.success());
+    assert_message!(
+        home,
+        home.halo(&["run", "--chat", "--model", "./chatty", "Hello"])
+    );
+}
+
 // The network
 
 #[tokio::test]

@@ -81,14 +81,14 @@ impl Generator {
         })
     }
 
-    /// Checks whether a request can be met at all, before anything of it is shown.
+    /// Checks whether a request can be met at all, before anything of it is shown, and counts the tokens of its prompt.
     ///
     /// # Errors
     ///
     /// The prompt is empty or too long, a stop string is empty, or a sampling parameter is out of its range.
-    pub fn check(&self, request: &Request) -> Result<(), GenerationError> {
+    pub fn check(&self, request: &Request) -> Result<usize, GenerationError> {
         let shape = self.backbone.package().shape();
-        sequence::encode(shape, &self.tokenizer, request).map(drop)
+        sequence::encode(shape, &self.tokenizer, request).map(|(tokens, _)| tokens.len())
     }
 
     /// Generates tokens, telling `each` of every one as it comes. Other generations under way go on meanwhile, and what comes

@@ -51,8 +51,11 @@ pub(crate) fn encode(
     request: &Request,
 ) -> Result<(Vec<u32>, usize), GenerationError> {
     request.check()?;
-    let mut tokens: Vec<u32> = shape.bos.into_iter().collect();
-    tokens.extend(tokenizer.encode(&request.prompt)?);
+    let mut tokens = tokenizer.encode(&request.prompt)?;
+    // Chat templates write it themselves.
+    if let Some(bos) = shape.bos.filter(|bos| tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
+    }
     if tokens.len() >= shape.context {
         return Err(GenerationError::PromptTooLong {
             tokens: tokens.len(),

@@ -14,10 +14,10 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::commands::run::Event;
 use crate::model_path;
 use crate::options::{Global, ModelOption, share};
 use crate::output::{self, Output};
+use crate::session::Event;
 
 /// Nodes beside the leader.
 const WORKERS: usize = 3;

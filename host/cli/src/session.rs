@@ -1,0 +1,269 @@
+//! A model made ready to generate, alone or at the head of a cluster, and what is told of its generations.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::error::ErrorKind;
+use halo_engine::{Engine, EngineOptions};
+use halo_models::Package;
+use halo_runtime::{Config, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster};
+use owo_colors::OwoColorize;
+use serde::{Deserialize, Serialize};
+
+use crate::model_path;
+use crate::options::{
+    Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions, at_least_one,
+};
+use crate::output::{self, Output};
+use crate::progress;
+
+/// Which model, where its parts are computed, and how.
+#[derive(Debug, Args)]
+pub(crate) struct SessionOptions {
+    #[command(flatten)]
+    model: ModelOption,
+
+    /// Lead the cluster of this name
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+
+    /// Wait for this many workers before beginning
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "cluster", value_parser = at_least_one())]
+    workers: usize,
+
+    /// Give up if they are not there after this many seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        requires = "cluster"
+    )]
+    patience: u64,
+
+    /// Scheduler to begin with: a policy's name, or `built-in` [default: the cluster's, or scheduler-halo]
+    #[arg(long, value_name = "POLICY")]
+    scheduler: Option<String>,
+
+    /// Predictor to begin with [default: the cluster's, or predictor-probe]
+    #[arg(long, value_name = "POLICY")]
+    predictor: Option<String>,
+
+    #[command(flatten)]
+    sync: SyncOptions,
+
+    #[command(flatten)]
+    resources: ResourceOptions,
+
+    #[command(flatten)]
+    network: NetworkOptions,
+
+    #[command(flatten)]
+    testing: TestingOptions,
+}
+
+/// What `--json` prints of generations, one to a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(crate) enum Event {
+    /// The cluster is ready.
+    Ready {
+        /// Each node's share of the neuron groups, the leader's first.
+        shares: Vec<(String, f64)>,
+    },
+    /// A token.
+    Token(Token),
+    /// The end.
+    Done(Box<Report>),
+}
+
+impl SessionOptions {
+    /// The configuration with what was given on the command line. Ends the process as clap does if that contradicts itself.
+    pub(crate) fn config(&self, command: &str, global: &Global) -> Result<Config> {
+        let mut config = global.config()?;
+        self.network.apply(&mut config, self.cluster.as_deref());
+        self.sync.apply(&mut config);
+        self.testing.apply(&mut config);
+        config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
+        config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
+        self.resources.apply(&mut config);
+        // A worker may run on this machine under the host's name.
+        config.name.get_or_insert_with(|| {
+            format!("{:.40}-run-{}", cluster::host_name(), std::process::id())
+        });
+        if self.cluster.is_none() && self.network.is_given() {
+            let problem = "options of the network need --cluster NAME; without it the whole model runs on this machine";
+            crate::usage_error(command, ErrorKind::MissingRequiredArgument, problem);
+        }
+        Ok(config)
+    }
+
+    /// The model that was asked for.
+    pub(crate) fn package(&self, config: &Config) -> Result<Package> {
+        model_path::open(self.model.model.as_deref(), config)
+    }
+
+    /// Loads the model, and finds the workers if there are to be any.
+    pub(crate) async fn start(
+        &self,
+        config: Config,
+        package: Package,
+        output: &Output,
+    ) -> Result<Session> {
+        let spinner = progress::spinner(output, &format!("loading {}", package.name()));
+        let (generator, node) = if self.cluster.is_some() {
+            let node = Node::start(&config, &package, false).await?;
+            let (generator, plan) = node
+                .lead(self.workers, Duration::from_secs(self.patience))
+                .await?;
+            spinner.finish_and_clear();
+            ready(&plan, &config, output)?;
+            (generator, Some(node))
+        } else {
+            let generator = tokio::task::spawn_blocking(move || {
+                let engine = Engine::start(&EngineOptions {
+                    library: config.onnxruntime.clone(),
+                    threads: config.threads,
+                })?;
+                Generator::alone(&engine, &package, config.memory)
+            });
+            let generator = generator
+                .await
+                .context("loading the model was cut short")??;
+            spinner.finish_and_clear();
+            (generator, None)
+        };
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let on_signal = Arc::clone(&interrupted);
+        tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                on_signal.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(Session {
+            generator,
+            node,
+            interrupted,
+            output: *output,
+        })
+    }
+}
+
+/// A model that is ready to generate. Control-C ends a generation, not the process.
+pub(crate) struct Session {
+    generator: Generator,
+    node: Option<Node>,
+    interrupted: Arc<AtomicBool>,
+    output: Output,
+}
+
+impl Session {
+    /// Tokens of a request's prompt, if it can be met.
+    pub(crate) fn check(&self, request: &Request) -> Result<usize> {
+        Ok(self.generator.check(request)?)
+    }
+
+    /// Generates, printing tokens as they come.
+    pub(crate) fn generate(&mut self, request: &Request) -> Result<Report> {
+        let Self {
+            generator,
+            interrupted,
+            output,
+            ..
+        } = self;
+        interrupted.store(false, Ordering::Relaxed);
+        let mut shown = 0;
+        let each = |token: &Token| {
+            // A pipe that closes ends the generation at the first token.
+            let told = if output.json() {
+                output.line(&Event::Token(token.clone())).is_ok()
+            } else {
+                shown += token.text.len();
+                output.piece(&token.text).is_ok()
+            };
+            if told && !interrupted.load(Ordering::Relaxed) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        let report = tokio::task::block_in_place(|| generator.generate(request, each));
+        let rest = report.as_ref().map_or("", |report| &report.text[shown..]);
+        let _ = output.piece(&format!("{rest}\n"));
+        Ok(report?)
+    }
+
+    /// Leaves the cluster, if there is one.
+    pub(crate) async fn close(self) {
+        if let Some(node) = self.node {
+            node.close().await;
+        }
+    }
+}
+
+fn ready(plan: &Plan, config: &Config, output: &Output) -> Result<()> {
+    let shares: Vec<(String, f64)> = plan
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(d, n)| (n.to_string(), plan.share(d)))
+        .collect();
+    if output.json() {
+        return output.line(&Event::Ready { shares });
+    }
+    let shares: Vec<String> = shares
+        .iter()
+        .map(|(node, share)| format!("{node} {}", output::percent(*share)))
+        .collect();
+    let mode = match config.sync.mode {
+        SyncMode::Strict => "strict",
+        SyncMode::Relaxed => "relaxed",
+        SyncMode::LikeTcp => "like TCP",
+    };
+    output.note(
+        format!(
+            "{} {mode}; neuron groups: {}",
+            config.network.cluster.bold(),
+            shares.join(", ")
+        )
+        .dimmed(),
+    );
+    Ok(())
+}
+
+/// The line under a generated text.
+pub(crate) fn summary(report: &Report) -> String {
+    let mut line = format!(
+        "{} tokens, {:.1} tokens/s after {}",
+        report.tokens.len(),
+        report.tokens_per_second(),
+        output::seconds(report.prefill_seconds)
+    );
+    if report.reused_tokens > 0 {
+        line += &format!(
+            "; reused {} of {} prompt tokens",
+            report.reused_tokens, report.prompt_tokens
+        );
+    }
+    let counts = &report.counts;
+    if counts.rounds > 0 {
+        line += &format!(
+            "; {} rounds, asked again {} times, concealed {} ({} of {} partials)",
+            counts.rounds,
+            counts.asked_again,
+            output::percent(f64::from(report.concealed)),
+            counts.concealed_partials,
+            counts.partials
+        );
+    }
+    if counts.new_placements > 0 {
+        line += &format!("; {} new placements", counts.new_placements);
+    }
+    if counts.policy_faults > 0 {
+        line += &format!("; {} policy faults", counts.policy_faults);
+    }
+    line
+}
