@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::atomic::replace_file;
 use crate::calibration::Calibration;
@@ -39,6 +39,8 @@ struct Inner {
     identity: String,
     outer: OuterWeights,
     layers: Vec<LayerWeights>,
+    /// Read when it is first asked for.
+    tokenizer: OnceLock<Tokenizer>,
 }
 
 /// What is before the first layer and after the last.
@@ -153,6 +155,7 @@ impl Package {
             layout,
             outer,
             layers,
+            tokenizer: OnceLock::new(),
         })))
     }
 
@@ -200,13 +203,17 @@ impl Package {
         &self.0.identity
     }
 
-    /// Reads the tokenizer.
+    /// The tokenizer, read from its file the first time.
     ///
     /// # Errors
     ///
     /// It cannot be read, or makes tokens that the model does not know.
     pub fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
-        Tokenizer::open(&self.0.dir.join(TOKENIZER), self.shape().vocabulary)
+        if let Some(tokenizer) = self.0.tokenizer.get() {
+            return Ok(tokenizer.clone());
+        }
+        let tokenizer = Tokenizer::open(&self.0.dir.join(TOKENIZER), self.shape().vocabulary)?;
+        Ok(self.0.tokenizer.get_or_init(|| tokenizer).clone())
     }
 
     pub(crate) fn layout(&self) -> &Layout {

@@ -4,7 +4,7 @@ use clap::Args;
 use clap::error::ErrorKind;
 use halo_runtime::{GenerationError, Request, Sampling};
 
-use crate::options::Global;
+use crate::options::{Global, at_least_one};
 
 const SAMPLING: &str = "Sampling";
 
@@ -15,6 +15,10 @@ pub(crate) struct GenerationOptions {
     /// Tokens to generate at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 128)]
     max_tokens: usize,
+
+    /// Tokens that prompt and answer may have together [default: as many as the model was made for]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    context: Option<usize>,
 
     /// End before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -80,6 +84,7 @@ impl GenerationOptions {
         let request = Request {
             prompt,
             max_tokens: self.max_tokens,
+            context: self.context,
             stop: self.stop.clone(),
             logprobs: self.logprobs,
             ignore_eos: self.ignore_eos,

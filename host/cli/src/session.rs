@@ -10,7 +10,9 @@ use clap::Args;
 use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions};
 use halo_models::Package;
-use halo_runtime::{Config, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster};
+use halo_runtime::{
+    Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster, memory,
+};
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +106,17 @@ impl SessionOptions {
     /// The model that was asked for.
     pub(crate) fn package(&self, config: &Config) -> Result<Package> {
         model_path::open(self.model.model.as_deref(), config)
+    }
+
+    /// Checks, before anything is loaded, that a request can be met.
+    pub(crate) fn check(&self, package: &Package, request: &Request) -> Result<()> {
+        let elsewhere = match self.cluster {
+            // How many of them will be this machine's is not known yet.
+            Some(_) => package.all_groups_bytes(),
+            None => 0,
+        };
+        let weights = package.weight_bytes() - elsewhere;
+        Ok(memory::check(package, request, weights)?)
     }
 
     /// Loads the model, and finds the workers if there are to be any.
@@ -264,6 +277,9 @@ pub(crate) fn summary(report: &Report) -> String {
     }
     if counts.policy_faults > 0 {
         line += &format!("; {} policy faults", counts.policy_faults);
+    }
+    if report.finish == Finish::Context {
+        line += "; the context is full";
     }
     line
 }

@@ -646,6 +646,14 @@ async fn sampling_options_out_of_range() {
     assert_message!(home, home.halo(&["run", "--logprobs", "2", "Once"]));
 }
 
+#[tokio::test]
+async fn more_context_than_there_is() {
+    let home = Home::new();
+    let run = |arguments: &[&str]| home.halo(&[&["run", "--model", TINY][..], arguments].concat());
+    assert_message!(home, run(&["--context", "513", "Once upon a time"]));
+    assert_message!(home, run(&["--context", "4", "Once upon a time"]));
+}
+
 // Calibrating and evaluating
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use halo_fabric::{FabricError, NodeId, ShapeError};
 use halo_models::PackageError;
 use halo_policy::PolicyError;
 
+use crate::memory::NoRoom;
 use crate::sampler::OutOfRange;
 
 /// Why a generation could not begin or go on.
@@ -22,12 +23,22 @@ pub enum GenerationError {
     Sampling(#[from] OutOfRange),
     /// The prompt does not leave room for a single token.
     #[error(
-        "the prompt has {tokens} tokens; the model's context holds {context}, and the answer needs some of them. Shorten the prompt"
+        "the prompt has {tokens} tokens; the context holds {context}, and the answer needs some of them. Shorten the prompt"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
-        /// Tokens the model can see.
+        /// Tokens the model can see, or may.
+        context: usize,
+    },
+    /// A longer context was asked for than the model has.
+    #[error(
+        "a context of {wanted} tokens was asked for (--context), and the model was made for {context}; ask for {context} at most"
+    )]
+    ContextTooLong {
+        /// Tokens asked for.
+        wanted: usize,
+        /// Tokens of the model's.
         context: usize,
     },
     /// The model gave no logit that is a number.
@@ -115,6 +126,9 @@ pub enum NodeError {
         /// Bytes allowed.
         memory: u64,
     },
+    /// Weights and KV cache do not fit the memory that there is.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The workers are there, but the model does not fit all of them together.
     #[error(
         "the model's neuron groups need {:.1} MB, and the leader and {workers} worker(s) of cluster `{cluster}` may together take \

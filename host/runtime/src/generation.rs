@@ -14,6 +14,8 @@ pub struct Request {
     pub prompt: String,
     /// Tokens to generate at most.
     pub max_tokens: usize,
+    /// Tokens that prompt and answer may have together; by default as many as the model was made for.
+    pub context: Option<usize>,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Strings that end the generation; they are not part of its text.

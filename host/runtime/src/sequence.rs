@@ -16,8 +16,7 @@ use crate::telemetry::Counts;
 pub(crate) struct Sequence {
     request: Request,
     tokenizer: Tokenizer,
-    /// Tokens of the model's context, and those that end a text.
-    context: usize,
+    /// Tokens that end a text.
     eos: Vec<u32>,
     /// Prompt and answer. Those beyond the cache's length have not been run yet.
     tokens: Vec<u32>,
@@ -51,19 +50,26 @@ pub(crate) fn encode(
     request: &Request,
 ) -> Result<(Vec<u32>, usize), GenerationError> {
     request.check()?;
+    let context = request.context.unwrap_or(shape.context);
+    if context > shape.context {
+        return Err(GenerationError::ContextTooLong {
+            wanted: context,
+            context: shape.context,
+        });
+    }
     let mut tokens = tokenizer.encode(&request.prompt)?;
     // Chat templates write it themselves.
     if let Some(bos) = shape.bos.filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }
-    if tokens.len() >= shape.context {
+    if tokens.len() >= context {
         return Err(GenerationError::PromptTooLong {
             tokens: tokens.len(),
-            context: shape.context,
+            context,
         });
     }
     let most = tokens.len().saturating_add(request.max_tokens);
-    Ok((tokens, most.min(shape.context)))
+    Ok((tokens, most.min(context)))
 }
 
 impl Sequence {
@@ -79,7 +85,6 @@ impl Sequence {
         let now = Instant::now();
         Self {
             tokenizer: tokenizer.clone(),
-            context: shape.context,
             eos: shape.eos.clone(),
             whole: true,
             sampler: Sampler::new(request.sampling.clone(), &tokens),
@@ -169,7 +174,7 @@ impl Sequence {
             Some(Finish::StopString)
         } else if self.is_full() {
             Some(Finish::MaxTokens)
-        } else if self.cache.length() == self.context {
+        } else if self.cache.length() == self.cache.capacity() {
             Some(Finish::Context)
         } else {
             None

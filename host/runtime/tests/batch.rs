@@ -282,6 +282,29 @@ fn many_callers_share_a_generator() {
 }
 
 #[test]
+fn a_generation_ends_where_the_context_does() {
+    let mut generator = generator();
+    let mut request = requests().swap_remove(0);
+    let whole = generator.generate(&request, go_on).unwrap();
+    assert_eq!(whole.finish, Finish::MaxTokens);
+    request.context = Some(whole.prompt_tokens + 9);
+    let cut = generator.generate(&request, go_on).unwrap();
+    assert_eq!(cut.finish, Finish::Context);
+    // The last token need not be read, only written.
+    assert_eq!(cut.tokens, whole.tokens[..10]);
+    request.context = Some(whole.prompt_tokens);
+    assert!(matches!(
+        generator.generate(&request, go_on),
+        Err(GenerationError::PromptTooLong { .. })
+    ));
+    request.context = Some(1 << 30);
+    assert!(matches!(
+        generator.generate(&request, go_on),
+        Err(GenerationError::ContextTooLong { wanted, .. }) if wanted == 1 << 30
+    ));
+}
+
+#[test]
 fn there_are_no_more_than_can_be() {
     let mut generator = generator();
     let request = requests().swap_remove(1);

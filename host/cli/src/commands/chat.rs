@@ -87,6 +87,7 @@ impl Chat {
 
 /// Whether a prompt leaves room for an answer.
 fn fits(session: &Session, request: &Request, context: usize) -> bool {
+    let context = request.context.map_or(context, |most| most.min(context));
     let room = request.max_tokens.min(context / PARTS);
     (session.check(request)).is_ok_and(|tokens| tokens + room <= context)
 }

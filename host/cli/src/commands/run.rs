@@ -50,8 +50,8 @@ impl Run {
             conversation.add(Role::User, request.prompt);
             request.prompt = conversation.prompt()?;
         }
+        self.session.check(&package, &request)?;
         let mut session = self.session.start(config, package, output).await?;
-        session.check(&request)?;
         if !self.chat {
             // A pipe that is closed ends the generation at the first token.
             let _ = output.piece(&request.prompt);
