@@ -6,10 +6,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use halo_engine::{Engine, EngineOptions};
 use halo_eval::bench::{self, Machine, Options, Report, Run};
 use halo_models::Package;
-use halo_runtime::Config;
+use halo_runtime::{Config, Generator};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -26,6 +27,7 @@ use crate::progress;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo bench tinyllama --threads 1,2,4
+  halo bench tinyllama --parallel 1,2,4,8
   halo bench models/tiny --json > before.json
   halo bench models/tiny --compare before.json")]
 pub(crate) struct Bench {
@@ -52,6 +54,15 @@ pub(crate) struct Bench {
     /// Decode so many tokens in each measurement
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one())]
     tokens: usize,
+
+    /// Decode so many generations at once too, and count the tokens of all
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=Generator::MOST as u64)
+    )]
+    parallel: Vec<usize>,
 
     /// Measure so often
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one())]
@@ -116,13 +127,22 @@ impl Bench {
 
     /// Measures in a process of its own: ONNX Runtime has one thread pool a process, and memory should be one run's.
     fn run_child(&self, threads: usize, global: &Global, package: &Package) -> Result<Option<Run>> {
-        let contexts: Vec<_> = self.context.iter().map(usize::to_string).collect();
+        let list = |numbers: &[usize]| {
+            let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
+            numbers.join(",")
+        };
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["bench", "--here", "--threads", &threads.to_string()])
-            .args(["--context", &contexts.join(",")])
+            .args(["--context", &list(&self.context)])
             .args(["--prompt", &self.prompt.to_string()])
             .args(["--tokens", &self.tokens.to_string()])
+            .args(
+                (!self.parallel.is_empty())
+                    .then(|| ["--parallel".to_owned(), list(&self.parallel)])
+                    .into_iter()
+                    .flatten(),
+            )
             .args(["--repeat", &self.repeat.to_string()])
             .args(self.no_products.then_some("--no-products"))
             .args(global.json.then_some("--json"))
@@ -165,6 +185,7 @@ impl Bench {
             contexts: self.context.clone(),
             prompt: self.prompt,
             tokens: self.tokens,
+            parallel: self.parallel.clone(),
             repeats: self.repeat,
             products: !self.no_products,
         };

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use halo_engine::{Backbone, Engine, EngineError, FeedForward, KvCache, Products};
+use halo_engine::{Backbone, Continuation, Engine, EngineError, FeedForward, KvCache, Products};
 use halo_models::Package;
 use halo_runtime::{PREFILL_ROWS, Sampler, Sampling, memory::available};
 
@@ -17,6 +17,8 @@ pub struct Options {
     pub prompt: usize,
     /// Tokens to decode in each measurement.
     pub tokens: usize,
+    /// Generations to decode at once; each number is measured.
+    pub parallel: Vec<usize>,
     /// How often each measurement is made. They are made in turns.
     pub repeats: usize,
     /// Measure the products alone too. They take the memory of the weights a second time.
@@ -29,6 +31,7 @@ impl Default for Options {
             contexts: vec![0, 512, 2048],
             prompt: 512,
             tokens: 32,
+            parallel: Vec::new(),
             repeats: 5,
             products: true,
         }
@@ -76,8 +79,15 @@ pub fn bench(
     let mut decode: Vec<_> = (contexts.into_iter())
         .map(|context| (context, Timing::default()))
         .collect();
+    let mut parallel: Vec<_> = (options.parallel.iter())
+        .map(|&generations| (generations, Timing::default()))
+        .collect();
+    let most = options.parallel.iter().copied().max().unwrap_or(0);
+    let mut caches = (0..most)
+        .map(|_| KvCache::new(package.shape(), tokens))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut prefill = Timing::default();
-    let steps = decode.len() + 1 + if products.is_some() { 2 } else { 0 };
+    let steps = decode.len() + parallel.len() + 1 + if products.is_some() { 2 } else { 0 };
     let mut done = 0;
     let mut step = || {
         progress(done, steps * options.repeats);
@@ -87,6 +97,11 @@ pub fn bench(
         for (context, timing) in &mut decode {
             step();
             timing.measure(tokens, || model.decode(*context, tokens))?;
+        }
+        for (generations, timing) in &mut parallel {
+            step();
+            let caches = &mut caches[..*generations];
+            timing.measure(tokens * *generations, || model.decode_all(caches, tokens))?;
         }
         if let Some(products) = &mut products {
             step();
@@ -108,6 +123,7 @@ pub fn bench(
         load_seconds,
         memory,
         decode,
+        parallel,
         prefill: (prompt, prefill),
         products: products.map(|_| alone),
     })
@@ -162,6 +178,26 @@ impl Model {
         (0..tokens).try_for_each(|_| self.pass(&[self.token], true))
     }
 
+    /// Decodes tokens of several generations at once, from an empty context.
+    fn decode_all(&mut self, caches: &mut [KvCache], tokens: usize) -> Result<(), EvalError> {
+        caches.iter_mut().for_each(|cache| cache.truncate(0));
+        for _ in 0..tokens {
+            let mut parts: Vec<_> = caches
+                .iter_mut()
+                .map(|cache| Continuation {
+                    tokens: std::slice::from_ref(&self.token),
+                    cache,
+                })
+                .collect();
+            let hidden = self
+                .backbone
+                .forward_all(&mut parts, &mut self.feed_forward)?;
+            self.backbone.logits(&hidden, &mut self.logits)?;
+            self.choose(caches.len())?;
+        }
+        Ok(())
+    }
+
     /// One forward pass. With `sample`, the next token is chosen.
     fn pass(&mut self, tokens: &[u32], sample: bool) -> Result<(), EvalError> {
         let hidden = self
@@ -170,8 +206,17 @@ impl Model {
         if sample {
             let last = hidden.len() - hidden.len() / tokens.len();
             self.backbone.logits(&hidden[last..], &mut self.logits)?;
-            self.token = self.sampler.next(&mut self.logits).ok_or_else(|| {
-                let layer = self.backbone.package().shape().layers - 1;
+            self.choose(1)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token from the logits of each of so many rows.
+    fn choose(&mut self, rows: usize) -> Result<(), EvalError> {
+        let layer = self.backbone.package().shape().layers - 1;
+        let vocabulary = self.logits.len() / rows;
+        for logits in self.logits.chunks_mut(vocabulary) {
+            self.token = self.sampler.next(logits).ok_or_else(|| {
                 let what = "no logit after it is a number";
                 EvalError::NotFinite { layer, what }
             })?;

@@ -46,6 +46,9 @@ pub struct Run {
     pub memory: Option<Memory>,
     /// Decoding, one token after another, with so many tokens in the KV cache before them.
     pub decode: Vec<(usize, Timing)>,
+    /// Decoding so many generations at once, from an empty context: what a token of any of them took.
+    #[serde(default)]
+    pub parallel: Vec<(usize, Timing)>,
     /// Reading a prompt of so many tokens, up to the logits after it.
     pub prefill: (usize, Timing),
     /// The products alone. `None` where the memory is too small for the weights a second time.

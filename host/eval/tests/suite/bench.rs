@@ -19,6 +19,7 @@ fn options() -> Options {
         contexts: vec![10_000, 0, 0],
         prompt: 40,
         tokens: 3,
+        parallel: vec![1, 3],
         repeats: 2,
         products: true,
     }
@@ -34,12 +35,19 @@ fn everything_is_measured_as_often_as_asked() {
     assert_eq!(run.prefill.0, 40);
     let products = run.products.as_ref().unwrap();
     let decodes = run.decode.iter().map(|(_, timing)| timing);
-    for timing in decodes.chain([&run.prefill.1, &products.decode, &products.prefill]) {
+    let at_once: Vec<_> = run.parallel.iter().map(|(count, _)| *count).collect();
+    assert_eq!(at_once, [1, 3]);
+    let parallel = run.parallel.iter().map(|(_, timing)| timing);
+    for timing in
+        decodes
+            .chain(parallel)
+            .chain([&run.prefill.1, &products.decode, &products.prefill])
+    {
         assert_eq!(timing.seconds.len(), 2);
         assert!(timing.seconds.iter().all(|seconds| *seconds > 0.0));
     }
     assert!(run.outside_products().unwrap() < 1.0);
-    let expected: Vec<_> = (0..10).map(|done| (done, 10)).collect();
+    let expected: Vec<_> = (0..14).map(|done| (done, 14)).collect();
     assert_eq!(told, expected);
     let memory = run.memory.unwrap();
     assert_eq!(
@@ -60,7 +68,7 @@ fn products_may_be_left_out() {
         (run.products.as_ref(), run.outside_products()),
         (None, None)
     );
-    assert_eq!(told.len(), 6);
+    assert_eq!(told.len(), 10);
 }
 
 #[test]

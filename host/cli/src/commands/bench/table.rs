@@ -86,6 +86,11 @@ fn figures(report: &Report, run: &Run) -> Vec<Figure> {
             add(format!("decode after {context}, tokens/s"), value, shown);
         }
     }
+    for (generations, timing) in &run.parallel {
+        if let Some((value, shown)) = rate(timing) {
+            add(format!("{generations} at once, tokens/s"), value, shown);
+        }
+    }
     let (prompt, timing) = &run.prefill;
     if let Some((value, shown)) = rate(timing) {
         add(format!("prompt of {prompt}, tokens/s"), value, shown);
