@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
@@ -9,7 +10,10 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 /// A file mapped read-only.
 #[derive(Debug)]
-pub(crate) struct Mapped(Mmap);
+pub(crate) struct Mapped {
+    file: File,
+    map: Mmap,
+}
 
 impl Mapped {
     /// Maps a whole file.
@@ -27,32 +31,55 @@ impl Mapped {
         // place breaks the package in any case; one that shortens it makes reading it fault, as with every mapped file.
         #[allow(unsafe_code, reason = "mapping a file has no safe form")]
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Self(map))
+        Ok(Self { file, map })
     }
 
-    /// Asks the system to read a range ahead. Only a hint, so failure is of no consequence.
-    pub(crate) fn prefetch(&self, range: Range<usize>) {
-        if let Err(error) = self
-            .0
-            .advise_range(Advice::WillNeed, range.start, range.len())
-        {
+    /// Asks the system to begin reading a range, and returns at once. Only a hint, so failure is of no consequence.
+    pub(crate) fn prefetch(&self, range: &Range<usize>) {
+        let advised = self
+            .map
+            .advise_range(Advice::WillNeed, range.start, range.len());
+        if let Err(error) = advised {
             tracing::trace!(%error, "prefetch hint refused");
         }
     }
 
-    /// Gives back the memory of a range that will not be read again soon. Only a hint: it can be read as before.
-    pub(crate) fn release(&self, range: Range<usize>) {
+    /// Reads a range into memory, and returns when it is there. What cannot be read is an error here, where touching the
+    /// mapping would end the process.
+    pub(crate) fn read(&self, range: &Range<usize>) -> io::Result<()> {
+        match self
+            .map
+            .advise_range(Advice::PopulateRead, range.start, range.len())
+        {
+            // Linux before 5.14 does not know it; the pages then come when they are touched.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes a range out of this process's memory. It comes back from the file when it is touched again.
+    pub(crate) fn release(&self, range: &Range<usize>) {
         let advice = UncheckedAdvice::DontNeed;
         // SAFETY: what this drops are pages of a file mapped read-only, which are read from the file when they are next
         // touched: no byte that a borrow of the mapping sees changes, but for a file that another program changes,
         // which is no different without this.
         #[allow(unsafe_code, reason = "this advice has no safe form")]
-        let result = unsafe {
-            self.0
+        let released = unsafe {
+            self.map
                 .unchecked_advise_range(advice, range.start, range.len())
         };
-        if let Err(error) = result {
-            tracing::trace!(%error, "hint to release memory refused");
+        if let Err(error) = released {
+            tracing::trace!(%error, "the system keeps mapped pages");
+        }
+    }
+
+    /// Takes a range out of the system's page cache too, so that it takes no memory from what is read more often.
+    pub(crate) fn evict(&self, range: &Range<usize>) {
+        self.release(range);
+        let length = NonZero::new(range.len() as u64);
+        let advice = rustix::fs::Advice::DontNeed;
+        if let Err(error) = rustix::fs::fadvise(&self.file, range.start as u64, length, advice) {
+            tracing::trace!(%error, "the system keeps cached pages");
         }
     }
 }
@@ -61,6 +88,6 @@ impl Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }

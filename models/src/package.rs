@@ -20,6 +20,7 @@ use crate::manifest::{
     self, CALIBRATION, CHAT_TEMPLATE, EMBEDDING, FileRecord, MANIFEST, Manifest, TOKENIZER,
 };
 use crate::matrix::Matrix;
+use crate::region::Region;
 use crate::shape::Shape;
 use crate::tensors::{TensorFile, f32_values};
 use crate::tokenizer::Tokenizer;
@@ -327,13 +328,41 @@ impl Package {
         self.group_bytes() * (self.shape().layers * self.groups()) as u64
     }
 
-    /// Asks the system to begin reading a group's bytes from the disk, and returns at once.
-    pub fn prefetch_group(&self, layer: usize, group: usize) {
+    /// Where a feed-forward group's weights lie.
+    #[must_use]
+    pub fn group_region(&self, layer: usize, group: usize) -> Region<'_> {
         let weights = &self.0.layers[layer];
-        for stored in [&weights.gate, &weights.up, &weights.down] {
-            stored
-                .ranges(group)
-                .for_each(|range| weights.file.prefetch(range));
+        let stored = [&weights.gate, &weights.up, &weights.down];
+        Region {
+            file: &weights.file,
+            ranges: stored.iter().flat_map(|s| s.ranges(group)).collect(),
+        }
+    }
+
+    /// Where the matrices of a layer's attention lie.
+    #[must_use]
+    pub fn attention_region(&self, layer: usize) -> Region<'_> {
+        let weights = &self.0.layers[layer];
+        let stored = [
+            &weights.query,
+            &weights.key,
+            &weights.value,
+            &weights.output,
+        ];
+        Region {
+            file: &weights.file,
+            ranges: stored.iter().flat_map(|s| s.ranges(0)).collect(),
+        }
+    }
+
+    /// Where the output head lies: where the embedding does, when it is tied to it.
+    #[must_use]
+    pub fn head_region(&self) -> Region<'_> {
+        let outer = &self.0.outer;
+        let stored = outer.head.as_ref().unwrap_or(&outer.embedding);
+        Region {
+            file: &outer.file,
+            ranges: stored.ranges(0).collect(),
         }
     }
 

@@ -161,10 +161,6 @@ impl TensorFile {
         &self.map
     }
 
-    pub(crate) fn prefetch(&self, range: Range<usize>) {
-        self.map.prefetch(range);
-    }
-
     /// All tensors, in no order.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors

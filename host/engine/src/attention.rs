@@ -87,10 +87,14 @@ impl Attention {
         let shape = package.shape();
         let layers = (0..shape.layers)
             .map(|layer| {
-                Ok(Layer {
+                let region = package.attention_region(layer);
+                region.read()?;
+                let graphs = Layer {
                     project: graphs::project(engine, package, layer)?,
                     output: graphs::output(engine, package, layer)?,
-                })
+                };
+                region.release();
+                Ok(graphs)
             })
             .collect::<Result<_, EngineError>>()?;
         Ok(Self {

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::ep;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
@@ -101,6 +102,9 @@ impl Engine {
             .context(|| "a session's options".into())?
             // Row counts change from run to run, which makes a memory pattern useless and its cache grow.
             .with_memory_pattern(false)
+            .context(|| "a session's options".into())?
+            // Every session would have an arena of its own, which grows by powers of two.
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])
             .context(|| "a session's options".into())?;
         // ort 2.0.0-rc.15 switches a session's own threads off when it reads a model, but not when it takes one from the
         // model editor: every session would get a pool of its own, spinning. Having it read an empty model, which fails,

@@ -68,6 +68,25 @@ pub enum EngineError {
         wanted: usize,
     },
 
+    /// A thread cannot be started.
+    #[error("cannot start a thread to load weights: {0}")]
+    Thread(std::io::Error),
+
+    /// The thread that loads weights has ended before its work was done; what it met was an error of an earlier pass.
+    #[error("loading the weights has stopped; start again")]
+    LoadingEnded,
+
+    /// Streaming needs more memory than there is.
+    #[error(
+        "the feed-forward groups need at least {needed} bytes of memory to be streamed through; {budget} are left for them"
+    )]
+    MemoryTooSmall {
+        /// What the layers in flight take.
+        needed: u64,
+        /// What was given.
+        budget: u64,
+    },
+
     /// A caller's buffer or index does not fit the model.
     #[error("{what}: expected {expected}, got {got}")]
     Mismatch {

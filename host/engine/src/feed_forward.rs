@@ -1,49 +1,38 @@
-use halo_models::Package;
-use ort::editor::ONNX_DOMAIN;
-use ort::memory::Allocator;
-use ort::session::{IoBinding, Session};
-use ort::value::{Tensor, TensorElementType};
+mod block;
+mod loader;
+mod stream;
 
-use crate::error::Context;
-use crate::graph::{ANY, GraphBuilder};
-use crate::weights::Weights;
-use crate::{Engine, EngineError, FeedForwardSource, FeedForwardStep};
+use halo_models::Package;
+
+use crate::{Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder};
+
+use block::Block;
+pub use loader::Loaded;
+use loader::Loader;
+use stream::Stream;
+pub use stream::Streamed;
 
 /// The feed-forward neuron groups that this node computes: some groups of each layer, maybe all, maybe none.
 ///
-/// A layer's groups run as one product. The result is their *partial*: the sum of their contributions to the residual stream.
+/// The result of a layer is their *partial*: the sum of their contributions to the residual stream. Groups are in memory from
+/// the start ([`load`](Self::load)), or come while the others compute already ([`load_beside`](Self::load_beside)), or are read
+/// anew for every pass, ahead of their use ([`stream`](Self::stream)).
 #[derive(Debug)]
 pub struct FeedForward {
     width: usize,
-    group_size: usize,
-    layers: Vec<Layer>,
-}
-
-#[derive(Debug)]
-struct Layer {
-    groups: Vec<u32>,
-    /// `None` where this node has no group of the layer.
-    session: Option<Session>,
-    single: Option<Pass>,
-    several: Option<Pass>,
-}
-
-#[derive(Debug)]
-struct Pass {
-    rows: usize,
-    input: Tensor<f32>,
-    partial: Tensor<f32>,
-    /// Only where the caller wants to see the neurons' activations.
-    activations: Option<Tensor<f32>>,
-    binding: IoBinding,
+    /// What is in memory of each layer.
+    layers: Vec<Vec<Block>>,
+    loader: Option<Loader>,
+    stream: Option<Stream>,
 }
 
 impl FeedForward {
-    /// Builds the graphs for `groups`: one list of group indices per layer.
+    /// Loads `groups`: one list of group indices per layer.
     ///
     /// # Errors
     ///
-    /// An index or the number of lists does not fit the package, or ONNX Runtime refuses a graph.
+    /// An index or the number of lists does not fit the package, the disk does not give the weights, or ONNX Runtime refuses a
+    /// graph.
     pub fn load(
         engine: &Engine,
         package: &Package,
@@ -61,21 +50,17 @@ impl FeedForward {
             .iter()
             .enumerate()
             .map(|(layer, groups)| {
-                let session = (!groups.is_empty())
-                    .then(|| session(engine, package, layer, groups))
-                    .transpose()?;
-                Ok(Layer {
-                    groups: groups.clone(),
-                    session,
-                    single: None,
-                    several: None,
-                })
+                if groups.is_empty() {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![Block::load(engine, package, layer, groups)?])
             })
             .collect::<Result<_, EngineError>>()?;
         Ok(Self {
             width: shape.width,
-            group_size: package.group_size(),
             layers,
+            loader: None,
+            stream: None,
         })
     }
 
@@ -83,22 +68,63 @@ impl FeedForward {
     ///
     /// # Errors
     ///
-    /// ONNX Runtime refuses a graph.
+    /// As for [`load`](Self::load).
     pub fn load_all(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
-        let all: Vec<u32> = (0..package.groups() as u32).collect();
-        Self::load(engine, package, &vec![all; package.shape().layers])
+        Self::load(engine, package, &crate::loading::all_groups(package))
     }
 
-    /// The groups of one layer, in the order in which they were given.
-    pub fn groups(&self, layer: usize) -> &[u32] {
-        self.layers.get(layer).map_or(&[], |l| &l.groups)
+    /// Loads what `order` has first, and returns; a thread loads the rest, and each batch joins the next pass after it is
+    /// there. Until then its groups contribute nothing: see [`loaded`](Self::loaded).
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load), for the first groups. What goes wrong later is an error of a later pass.
+    pub fn load_beside(
+        engine: &Engine,
+        package: &Package,
+        order: LoadOrder,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            loader: Some(Loader::start(engine, package, order.rest)?),
+            ..Self::load(engine, package, &order.first)?
+        })
+    }
+
+    /// Loads the groups of `resident`, and reads those of `streamed` anew for every pass: a thread keeps ahead of the
+    /// computation, in a ring of [`AHEAD`](crate::AHEAD) layers. Every pass computes all of both, as if they were in memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load). What the disk does not give later is an error of the pass that needs it.
+    pub fn stream(
+        engine: &Engine,
+        package: &Package,
+        resident: &[Vec<u32>],
+        streamed: Vec<Vec<u32>>,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            stream: Some(Stream::start(engine, package, streamed)?),
+            ..Self::load(engine, package, resident)?
+        })
+    }
+
+    /// How far loading is.
+    pub fn loaded(&self) -> Loaded {
+        self.loader
+            .as_ref()
+            .map_or_else(Loaded::default, Loader::loaded)
+    }
+
+    /// What streaming has done so far, if groups are streamed.
+    pub fn streamed(&self) -> Option<Streamed> {
+        self.stream.as_ref().map(Stream::streamed)
     }
 
     /// Computes this node's partial of one layer: `normed` and `partial` are `[rows, width]`. Zero where it has no group.
     ///
     /// # Errors
     ///
-    /// The buffers do not fit, or ONNX Runtime fails.
+    /// The buffers do not fit, ONNX Runtime fails, or groups that are still being loaded cannot be.
     pub fn run(
         &mut self,
         layer: usize,
@@ -109,11 +135,11 @@ impl FeedForward {
     }
 
     /// As [`run`](Self::run), and gives the neurons' activations, `silu(gate) * up`: `[rows, groups * group_size]`, in the
-    /// order of [`groups`](Self::groups). For calibration.
+    /// order in which [`load`](Self::load) was given the groups. For calibration.
     ///
     /// # Errors
     ///
-    /// The buffers do not fit, or ONNX Runtime fails.
+    /// As for [`run`](Self::run).
     pub fn run_observed(
         &mut self,
         layer: usize,
@@ -121,6 +147,7 @@ impl FeedForward {
         partial: &mut [f32],
         activations: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
+        activations.clear();
         self.run_with(layer, normed, partial, Some(activations))
     }
 
@@ -129,7 +156,7 @@ impl FeedForward {
         layer: usize,
         normed: &[f32],
         partial: &mut [f32],
-        observed: Option<&mut Vec<f32>>,
+        mut observed: Option<&mut Vec<f32>>,
     ) -> Result<(), EngineError> {
         let rows = normed.len() / self.width;
         if normed.len() != rows * self.width || partial.len() != normed.len() || rows == 0 {
@@ -139,45 +166,25 @@ impl FeedForward {
                 got: partial.len(),
             });
         }
+        if let Some(loader) = &mut self.loader {
+            while let Some(block) = loader.arrived()? {
+                self.layers[block.layer()].push(block);
+            }
+        }
         let count = self.layers.len();
-        let Some(state) = self.layers.get_mut(layer) else {
+        let Some(blocks) = self.layers.get_mut(layer) else {
             return Err(EngineError::Mismatch {
                 what: "layer",
                 expected: count,
                 got: layer,
             });
         };
-        let Some(session) = &mut state.session else {
-            partial.fill(0.0);
-            if let Some(activations) = observed {
-                activations.clear();
-            }
-            return Ok(());
-        };
-        let what = || format!("the feed-forward groups of layer {layer}");
-        let slot = if rows == 1 {
-            &mut state.single
-        } else {
-            &mut state.several
-        };
-        let pass = match slot
-            .take()
-            .filter(|p| p.rows == rows && p.activations.is_some() == observed.is_some())
-        {
-            Some(pass) => slot.insert(pass),
-            None => {
-                let neurons = observed
-                    .is_some()
-                    .then_some(state.groups.len() * self.group_size);
-                slot.insert(bind(session, rows, self.width, neurons).context(what)?)
-            }
-        };
-        pass.input.extract_tensor_mut().1.copy_from_slice(normed);
-        session.run_binding(&pass.binding).context(what)?;
-        partial.copy_from_slice(pass.partial.extract_tensor().1);
-        if let (Some(target), Some(source)) = (observed, &pass.activations) {
-            target.clear();
-            target.extend_from_slice(source.extract_tensor().1);
+        partial.fill(0.0);
+        for block in blocks {
+            block.run(normed, partial, observed.as_deref_mut())?;
+        }
+        if let Some(mut block) = self.stream.as_mut().map_or(Ok(None), |s| s.next(layer))? {
+            block.run(normed, partial, observed)?;
         }
         Ok(())
     }
@@ -194,74 +201,4 @@ impl FeedForwardSource for FeedForward {
     fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), EngineError> {
         self.run(step.layer, step.normed, step.sum)
     }
-}
-
-fn bind(session: &Session, rows: usize, width: usize, neurons: Option<usize>) -> ort::Result<Pass> {
-    let allocator = Allocator::default();
-    let mut binding = session.create_binding()?;
-    let input = Tensor::<f32>::new(&allocator, [1, rows, width])?;
-    let mut partial = Tensor::<f32>::new(&allocator, [1, rows, width])?;
-    binding.bind_input("x", &input)?;
-    binding.bind_output("partial", &mut partial)?;
-    let activations = match neurons {
-        Some(neurons) => {
-            let mut tensor = Tensor::<f32>::new(&allocator, [1, rows, neurons])?;
-            binding.bind_output("activations", &mut tensor)?;
-            Some(tensor)
-        }
-        None => None,
-    };
-    Ok(Pass {
-        rows,
-        input,
-        partial,
-        activations,
-        binding,
-    })
-}
-
-fn session(
-    engine: &Engine,
-    package: &Package,
-    layer: usize,
-    groups: &[u32],
-) -> Result<Session, EngineError> {
-    use TensorElementType::Float32;
-    let width = package.shape().width as i64;
-    let neurons = (groups.len() * package.group_size()) as i64;
-    let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
-    for &group in groups {
-        if group as usize >= package.groups() {
-            return Err(EngineError::Mismatch {
-                what: "index of a neuron group",
-                expected: package.groups(),
-                got: group as usize,
-            });
-        }
-        let weights = package.group(layer, group as usize);
-        gate.push(weights.gate);
-        up.push(weights.up);
-        down.push(weights.down);
-    }
-    let mut graph = GraphBuilder::new(
-        format!("the feed-forward groups of layer {layer}"),
-        &[("x", Float32, &[1, ANY, width])],
-        &[
-            ("partial", Float32, &[1, ANY, width]),
-            ("activations", Float32, &[1, ANY, neurons]),
-        ],
-    )?;
-    graph.product("gate", "x", "gated", &Weights::stack(&gate)?)?;
-    graph.product("up", "x", "upped", &Weights::stack(&up)?)?;
-    graph.node("Sigmoid", ONNX_DOMAIN, &["gated"], &["sigmoid"], &[])?;
-    graph.node("Mul", ONNX_DOMAIN, &["gated", "sigmoid"], &["silu"], &[])?;
-    graph.node(
-        "Mul",
-        ONNX_DOMAIN,
-        &["silu", "upped"],
-        &["activations"],
-        &[],
-    )?;
-    graph.product("down", "activations", "partial", &Weights::join(&down)?)?;
-    graph.build(engine)
 }

@@ -1,3 +1,5 @@
+use std::fmt::Debug;
+
 use ort::editor::{Graph, Model, Node, ONNX_DOMAIN, Opset};
 use ort::memory::Allocator;
 use ort::operator::Attribute;
@@ -66,30 +68,27 @@ impl GraphBuilder {
         self.graph.add_node(node).context(what)
     }
 
-    /// Adds a constant. The values are copied into memory that ONNX Runtime owns, as it insists.
-    pub(crate) fn constant<T>(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        values: &[T],
-    ) -> Result<(), EngineError>
+    /// Adds a constant vector.
+    pub(crate) fn vector<T>(&mut self, name: &str, values: &[T]) -> Result<(), EngineError>
     where
-        T: PrimitiveTensorElementType + std::fmt::Debug + Copy + 'static,
+        T: PrimitiveTensorElementType + Debug + Copy + 'static,
     {
-        let what = || format!("{} (weights {name})", self.what);
-        let mut tensor = Tensor::<T>::new(&Allocator::default(), shape.to_vec()).context(what)?;
-        let target = tensor.extract_tensor_mut().1;
-        if target.len() != values.len() {
-            return Err(EngineError::Mismatch {
-                what: "values of a constant",
-                expected: target.len(),
-                got: values.len(),
-            });
-        }
-        target.copy_from_slice(values);
+        let mut tensor = Tensor::<T>::new(&Allocator::default(), [values.len()])
+            .context(|| format!("{} (constant {name})", self.what))?;
+        tensor.extract_tensor_mut().1.copy_from_slice(values);
+        self.constant(name, tensor)
+    }
+
+    /// Adds a constant. ONNX Runtime takes the tensor itself, and lets go of it when it has packed what is in it; only very
+    /// small ones, which may be the shapes of others, does it insist on copying into the graph.
+    fn constant<T>(&mut self, name: &str, tensor: Tensor<T>) -> Result<(), EngineError>
+    where
+        T: PrimitiveTensorElementType + Debug + Clone + 'static,
+    {
+        let bytes = size_of_val(tensor.extract_tensor().1);
         self.graph
-            .add_initializer(name, tensor, false)
-            .context(what)
+            .add_initializer(name, tensor, bytes >= 128)
+            .context(|| format!("{} (constant {name})", self.what))
     }
 
     /// `output = input · weightsᵀ`: `input` is `[…, columns]`, `output` `[…, rows]`.
@@ -98,41 +97,49 @@ impl GraphBuilder {
         name: &str,
         input: &str,
         output: &str,
-        weights: &Weights,
+        weights: Weights,
     ) -> Result<(), EngineError> {
         let (rows, columns) = (weights.rows, weights.columns);
-        match &weights.stored {
+        match weights.stored {
             Stored::Float(transposed) => {
-                self.constant(name, &[columns, rows], transposed)?;
+                self.constant(name, transposed)?;
                 self.node("MatMul", ONNX_DOMAIN, &[input, name], &[output], &[])
             }
             Stored::Quantised {
-                bits,
                 block,
+                planes,
                 data,
                 scales,
                 zero_points,
             } => {
-                let blocks = columns / block;
-                let [data_name, scales_name, zeros_name] =
-                    ["data", "scales", "zero_points"].map(|part| format!("{name}.{part}"));
-                self.constant(&data_name, &[rows, blocks, block * bits / 8], data)?;
-                self.constant(&scales_name, &[rows, blocks], scales)?;
-                self.constant(
-                    &zeros_name,
-                    &[rows, (blocks * bits).div_ceil(8)],
-                    zero_points,
-                )?;
+                let [data_name, scales_name, zeros_name, input_name] =
+                    ["data", "scales", "zero_points", "input"].map(|part| format!("{name}.{part}"));
+                self.constant(&data_name, data)?;
+                self.constant(&scales_name, scales)?;
+                self.constant(&zeros_name, zero_points)?;
+                // Each plane meets the same input, and the product along all of them adds up what they give.
+                let input = if planes == 1 {
+                    input
+                } else {
+                    self.node(
+                        "Concat",
+                        ONNX_DOMAIN,
+                        &vec![input; planes],
+                        &[&input_name],
+                        &[("axis", Value::Int(-1))],
+                    )?;
+                    &input_name
+                };
                 self.node(
                     "MatMulNBits",
                     MICROSOFT,
                     &[input, &data_name, &scales_name, &zeros_name],
                     &[output],
                     &[
-                        ("K", Value::Int(columns as i64)),
+                        ("K", Value::Int((planes * columns) as i64)),
                         ("N", Value::Int(rows as i64)),
-                        ("bits", Value::Int(*bits as i64)),
-                        ("block_size", Value::Int(*block as i64)),
+                        ("bits", Value::Int(4)),
+                        ("block_size", Value::Int(block as i64)),
                         // 8-bit activations: three times as fast as dequantising to floats.
                         ("accuracy_level", Value::Int(4)),
                     ],

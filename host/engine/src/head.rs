@@ -23,7 +23,7 @@ impl Head {
     ///
     /// # Errors
     ///
-    /// ONNX Runtime refuses it.
+    /// ONNX Runtime refuses it, or the disk does not give the weights.
     pub fn load(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
         Self::load_slice(engine, package, 0..package.shape().vocabulary)
     }
@@ -53,7 +53,7 @@ impl Head {
             &[("x", Float32, &[1, ANY, shape.width as i64])],
             &[("logits", Float32, &[1, ANY, count as i64])],
         )?;
-        graph.constant("norm", &[shape.width], &package.final_norm())?;
+        graph.vector("norm", &package.final_norm())?;
         let attributes = [
             ("epsilon", Value::Float(shape.norm_epsilon)),
             ("axis", Value::Int(-1)),
@@ -65,12 +65,16 @@ impl Head {
             &["y"],
             &attributes,
         )?;
+        let region = package.head_region();
+        region.read()?;
         let weights = package.head().slice(tokens);
-        graph.product("head", "y", "logits", &Weights::stack(&[weights])?)?;
+        graph.product("head", "y", "logits", Weights::stack(&[weights])?)?;
+        let session = graph.build(engine)?;
+        region.release();
         Ok(Self {
             width: shape.width,
             tokens: count,
-            session: graph.build(engine)?,
+            session,
         })
     }
 

@@ -81,7 +81,7 @@ impl Products {
                     engine,
                     format!("the products of layer {layer}"),
                     &layer_ports,
-                    &[
+                    vec![
                         ("query", "x", Weights::stack(&[attention.query])?),
                         ("key", "x", Weights::stack(&[attention.key])?),
                         ("value", "x", Weights::stack(&[attention.value])?),
@@ -97,7 +97,7 @@ impl Products {
             engine,
             "the product of the output head".into(),
             &head_ports,
-            &[("head", "x", Weights::stack(&[package.head()])?)],
+            vec![("head", "x", Weights::stack(&[package.head()])?)],
         )?;
         Ok(Self {
             layer_ports,
@@ -186,7 +186,7 @@ fn session(
     engine: &Engine,
     what: String,
     ports: &Ports,
-    products: &[(&str, &str, Weights)],
+    products: Vec<(&str, &str, Weights)>,
 ) -> Result<Session, EngineError> {
     let shape = |&(_, length): &(&str, usize)| [1, ANY, length as i64];
     let shapes: Vec<_> = ports.all().map(shape).collect();

@@ -37,10 +37,10 @@ impl Projection<'_> {
             None => sum.clone(),
         };
         let width = self.matrix.rows;
-        graph.product(self.name, input, &product, &Weights::stack(&[self.matrix])?)?;
+        graph.product(self.name, input, &product, Weights::stack(&[self.matrix])?)?;
         if let Some(bias) = self.bias {
             let constant = part("bias");
-            graph.constant(&constant, &[width], &bias)?;
+            graph.vector(&constant, &bias)?;
             graph.node("Add", ONNX_DOMAIN, &[&product, &constant], &[&sum], &[])?;
         }
         let Some(norm) = self.norm else {
@@ -50,9 +50,9 @@ impl Projection<'_> {
             ["heads", "normed", "norm", "apart", "together"].map(part);
         // A zero keeps the dimension that the input has there.
         let [head_width, width] = [norm.len(), width].map(|n| n as i64);
-        graph.constant(&apart, &[4], &[0, 0, width / head_width, head_width])?;
-        graph.constant(&together, &[3], &[0, 0, width])?;
-        graph.constant(&gains, &[norm.len()], &norm)?;
+        graph.vector(&apart, &[0, 0, width / head_width, head_width])?;
+        graph.vector(&together, &[0, 0, width])?;
+        graph.vector(&gains, &norm)?;
         graph.node("Reshape", ONNX_DOMAIN, &[&sum, &apart], &[&heads], &[])?;
         graph.node(
             "SimplifiedLayerNormalization",

@@ -1,6 +1,12 @@
+use std::fmt::Debug;
+use std::slice;
+
 use halo_models::{Matrix, Values};
+use ort::memory::Allocator;
+use ort::value::{PrimitiveTensorElementType, Tensor};
 
 use crate::EngineError;
+use crate::error::Context;
 
 /// One weight matrix as ONNX Runtime takes it, put together from one or more matrices of a package.
 ///
@@ -14,19 +20,26 @@ pub(crate) struct Weights {
     pub(crate) stored: Stored,
 }
 
+/// The values, in memory that ONNX Runtime owns: it takes them as they are, without a copy.
 pub(crate) enum Stored {
     /// Transposed, `[columns, rows]`: `MatMul` takes its right side so.
-    Float(Vec<f32>),
-    /// As `MatMulNBits` takes it: `data` is `[rows, columns / block, block * bits / 8]`, scales `[rows, columns / block]`,
-    /// zero points the same, packed like the data where they have four bits, each row padded to whole bytes.
+    Float(Tensor<f32>),
+    /// As `MatMulNBits` takes 4-bit weights: `data` is `[rows, planes * columns / block, block / 2]`, scales
+    /// `[rows, planes * columns / block]`, zero points the same, two to a byte, each row padded to whole bytes.
     Quantised {
-        bits: usize,
         block: usize,
-        data: Vec<u8>,
-        scales: Vec<f32>,
-        zero_points: Vec<u8>,
+        /// 8-bit weights are two planes of 4 bits, the high halves and the low ones, whose products are added:
+        /// `(q - z) s = (q_high - z_high) 16 s + (q_low - z_low) s`, exactly. `MatMulNBits` has 8-bit weights too, but its
+        /// kernel for them took five times as long as that for 4 bits (x86-64, one row), and this takes twice as long.
+        planes: usize,
+        data: Tensor<u8>,
+        scales: Tensor<f32>,
+        zero_points: Tensor<u8>,
     },
 }
+
+/// A row of the result: the same row of each of these matrices, side by side.
+type Row<'a> = (&'a [Matrix<'a>], usize);
 
 impl Weights {
     /// `matrices` below one another. They have the same columns and encoding.
@@ -39,18 +52,11 @@ impl Weights {
                 matrix.columns,
             )?;
         }
-        Self::assemble(
-            matrices.iter().map(|m| m.rows).sum(),
-            columns,
-            matrices,
-            |rows_of| {
-                matrices
-                    .iter()
-                    .enumerate()
-                    .flat_map(|(m, matrix)| (0..matrix.rows).map(move |r| (m, r)))
-                    .for_each(|(m, r)| rows_of(&[(m, r)]));
-            },
-        )
+        let sources = matrices
+            .iter()
+            .flat_map(|matrix| (0..matrix.rows).map(move |row| (slice::from_ref(matrix), row)));
+        let rows = matrices.iter().map(|m| m.rows).sum();
+        Self::assemble(matrices, [rows, columns], sources)
     }
 
     /// `matrices` side by side. They have the same rows and encoding.
@@ -59,120 +65,141 @@ impl Weights {
         for matrix in matrices {
             same("rows of matrices put side by side", rows, matrix.rows)?;
         }
-        Self::assemble(
-            rows,
-            matrices.iter().map(|m| m.columns).sum(),
-            matrices,
-            |rows_of| {
-                let mut parts = Vec::with_capacity(matrices.len());
-                for r in 0..rows {
-                    parts.clear();
-                    parts.extend((0..matrices.len()).map(|m| (m, r)));
-                    rows_of(&parts);
-                }
-            },
-        )
+        let sources = (0..rows).map(|row| (matrices, row));
+        let columns = matrices.iter().map(|m| m.columns).sum();
+        Self::assemble(matrices, [rows, columns], sources)
     }
 
-    /// Puts the result's rows together, each from the rows of one or more matrices that `visit` names in order.
-    fn assemble(
-        rows: usize,
-        columns: usize,
-        matrices: &[Matrix<'_>],
-        visit: impl FnOnce(&mut dyn FnMut(&[(usize, usize)])),
+    fn assemble<'a>(
+        matrices: &'a [Matrix<'a>],
+        [rows, columns]: [usize; 2],
+        sources: impl Iterator<Item = Row<'a>>,
     ) -> Result<Self, EngineError> {
-        let Some(first) = matrices.first() else {
-            return Ok(Self {
-                rows,
-                columns,
-                stored: Stored::Float(Vec::new()),
-            });
-        };
-        let Values::Quantised { bits, block, .. } = first.values else {
-            let floats: Vec<Vec<f32>> = matrices.iter().map(Matrix::dequantise).collect();
-            let mut transposed = vec![0f32; rows * columns];
-            let mut row = 0;
-            visit(&mut |parts| {
-                let values = parts.iter().flat_map(|&(m, r)| {
-                    &floats[m][r * matrices[m].columns..(r + 1) * matrices[m].columns]
-                });
-                for (column, value) in values.enumerate() {
-                    transposed[column * rows + row] = *value;
-                }
-                row += 1;
-            });
-            return Ok(Self {
-                rows,
-                columns,
-                stored: Stored::Float(transposed),
-            });
-        };
-        let mut sources = Vec::with_capacity(matrices.len());
+        let (bits, block) = matrices.first().map_or((32, 1), encoding);
         for matrix in matrices {
-            let Values::Quantised {
-                bits: b,
-                block: k,
-                data,
-                scales,
-                zero_points,
-            } = &matrix.values
-            else {
-                return Err(EngineError::Mismatch {
-                    what: "bits of matrices put together",
-                    expected: usize::from(bits),
-                    got: 32,
-                });
-            };
-            same(
-                "bits of matrices put together",
-                usize::from(bits),
-                usize::from(*b),
-            )?;
-            same("block size of matrices put together", block, *k)?;
-            sources.push((matrix.columns / block, *data, *scales, *zero_points));
+            let (b, k) = encoding(matrix);
+            same("bits of matrices put together", bits, b)?;
+            same("block size of matrices put together", block, k)?;
         }
-        let bits = usize::from(bits);
-        let blocks = columns / block;
-        let bytes = block * bits / 8;
-        let mut data = Vec::with_capacity(rows * blocks * bytes);
-        let mut scales = Vec::with_capacity(rows * blocks);
-        let mut zero_points = Vec::with_capacity(rows * (blocks * bits).div_ceil(8));
-        let mut zeros = Vec::with_capacity(blocks);
-        visit(&mut |parts| {
-            zeros.clear();
-            for &(m, r) in parts {
-                let (n, d, s, z) = sources[m];
-                data.extend_from_slice(&d[r * n * bytes..(r + 1) * n * bytes]);
-                scales.extend(
-                    s[r * n * 4..(r + 1) * n * 4]
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|b| f32::from_le_bytes(*b)),
-                );
-                zeros.extend_from_slice(&z[r * n..(r + 1) * n]);
-            }
-            match bits {
-                4 => zero_points.extend(
-                    zeros
-                        .chunks(2)
-                        .map(|pair| (pair[0] & 15) | (pair.get(1).map_or(0, |z| z & 15) << 4)),
-                ),
-                _ => zero_points.extend_from_slice(&zeros),
-            }
-        });
+        let stored = match bits {
+            32 => transposed([rows, columns], sources)?,
+            _ => planes([rows, columns], bits, block, sources)?,
+        };
         Ok(Self {
             rows,
             columns,
-            stored: Stored::Quantised {
-                bits,
-                block,
-                data,
-                scales,
-                zero_points,
-            },
+            stored,
         })
     }
+}
+
+/// Bits and block size; floats of either size count as 32 bits, since that is what becomes of them.
+fn encoding(matrix: &Matrix<'_>) -> (usize, usize) {
+    match matrix.values {
+        Values::F32(_) | Values::F16(_) => (32, 1),
+        Values::Quantised { bits, block, .. } => (bits.into(), block),
+    }
+}
+
+fn transposed<'a>(
+    [rows, columns]: [usize; 2],
+    sources: impl Iterator<Item = Row<'a>>,
+) -> Result<Stored, EngineError> {
+    let mut target = tensor::<f32>(&[columns, rows])?;
+    let values = target.extract_tensor_mut().1;
+    let mut line = vec![0f32; columns];
+    for (row, (parts, index)) in sources.enumerate() {
+        let mut rest = line.as_mut_slice();
+        for part in parts {
+            let (own, others) = rest.split_at_mut(part.columns);
+            part.dequantise_row(index, own);
+            rest = others;
+        }
+        for (column, value) in line.iter().enumerate() {
+            values[column * rows + row] = *value;
+        }
+    }
+    Ok(Stored::Float(target))
+}
+
+fn planes<'a>(
+    [rows, columns]: [usize; 2],
+    bits: usize,
+    block: usize,
+    sources: impl Iterator<Item = Row<'a>>,
+) -> Result<Stored, EngineError> {
+    let planes = bits / 4;
+    let blocks = planes * columns / block;
+    let mut data = tensor::<u8>(&[rows, blocks, block / 2])?;
+    let mut scales = tensor::<f32>(&[rows, blocks])?;
+    let mut zero_points = tensor::<u8>(&[rows, blocks.div_ceil(2)])?;
+    let mut data_rest = data.extract_tensor_mut().1;
+    let mut scales_rest = scales.extract_tensor_mut().1;
+    let mut zeros_rest = zero_points.extract_tensor_mut().1;
+    let mut zeros = Vec::with_capacity(blocks);
+    for (parts, row) in sources {
+        zeros.clear();
+        // From the high bits to the low ones.
+        for shift in (0..planes).rev().map(|plane| 4 * plane) {
+            for part in parts {
+                let Values::Quantised {
+                    data,
+                    scales,
+                    zero_points,
+                    ..
+                } = part.values
+                else {
+                    continue;
+                };
+                let n = part.columns / block;
+                let data = &data[row * n * block * bits / 8..(row + 1) * n * block * bits / 8];
+                let target = take(&mut data_rest, n * block / 2);
+                match bits {
+                    4 => target.copy_from_slice(data),
+                    _ => {
+                        for (target, [first, second]) in target.iter_mut().zip(data.as_chunks().0) {
+                            *target = ((first >> shift) & 15) | (((second >> shift) & 15) << 4);
+                        }
+                    }
+                }
+                let factor = f32::from(1u8 << shift);
+                let scales = scales[row * n * 4..(row + 1) * n * 4].as_chunks().0;
+                for (target, scale) in take(&mut scales_rest, n).iter_mut().zip(scales) {
+                    *target = f32::from_le_bytes(*scale) * factor;
+                }
+                let zero_points = &zero_points[row * n..(row + 1) * n];
+                zeros.extend(zero_points.iter().map(|zero| (zero >> shift) & 15));
+            }
+        }
+        for (target, pair) in take(&mut zeros_rest, blocks.div_ceil(2))
+            .iter_mut()
+            .zip(zeros.chunks(2))
+        {
+            *target = pair[0] | (pair.get(1).unwrap_or(&0) << 4);
+        }
+    }
+    Ok(Stored::Quantised {
+        block,
+        planes,
+        data,
+        scales,
+        zero_points,
+    })
+}
+
+/// Cuts the first `count` elements off what is left of a buffer.
+fn take<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    let (taken, left) = std::mem::take(rest).split_at_mut(count);
+    *rest = left;
+    taken
+}
+
+fn tensor<T>(shape: &[usize]) -> Result<Tensor<T>, EngineError>
+where
+    T: PrimitiveTensorElementType + Debug + Clone + 'static,
+{
+    Tensor::new(&Allocator::default(), shape.to_vec())
+        .context(|| format!("the memory for weights of shape {shape:?}"))
 }
 
 fn same(what: &'static str, expected: usize, got: usize) -> Result<(), EngineError> {

@@ -76,7 +76,7 @@ impl Assignments {
                 .iter()
                 .filter(|g| (**g as usize) < self.package.groups())
             {
-                self.package.prefetch_group(layer, group as usize);
+                self.package.group_region(layer, group as usize).prefetch();
             }
         }
         let feed_forward = FeedForward::load(&self.engine, &self.package, &wish.groups)

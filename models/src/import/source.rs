@@ -116,7 +116,8 @@ impl SourceTensor<'_> {
     pub(super) fn release(&self, rows: Range<usize>) {
         let row = self.range.len() / self.rows;
         let start = self.range.start;
-        (self.map).release(start + rows.start * row..start + rows.end * row);
+        let range = start + rows.start * row..start + rows.end * row;
+        self.map.release(&range);
     }
 
     fn row(&self, row: usize) -> &[u8] {

@@ -77,7 +77,7 @@ fn the_default_package_is_sound() {
         "token 2048 is beyond the model's vocabulary of 2048"
     );
     for layer in 0..6 {
-        (0..24).for_each(|group| package.prefetch_group(layer, group));
+        (0..24).for_each(|group| package.group_region(layer, group).prefetch());
     }
 }
 
@@ -440,7 +440,7 @@ fn exercise(path: &Path) -> usize {
             values += matrix.dequantise().len();
         }
         for group in 0..package.groups() {
-            package.prefetch_group(layer, group);
+            package.group_region(layer, group).prefetch();
             let group = package.group(layer, group);
             for matrix in [group.gate, group.up, group.down] {
                 values += matrix.dequantise().len();

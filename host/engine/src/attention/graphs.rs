@@ -28,7 +28,7 @@ pub(super) fn project(
             ("v", Float32, &[1, ANY, key]),
         ],
     )?;
-    graph.constant("norm", &[shape.width], &weights.norm)?;
+    graph.vector("norm", &weights.norm)?;
     graph.node(
         "SimplifiedLayerNormalization",
         ONNX_DOMAIN,
@@ -124,16 +124,12 @@ pub(super) fn output(
         &[("a", Float32, &[1, ANY, query]), ("x", Float32, &rows)],
         &[("hidden", Float32, &rows), ("normed", Float32, &rows)],
     )?;
-    graph.constant(
-        "feed_forward_norm",
-        &[shape.width],
-        &package.feed_forward_norm(layer),
-    )?;
+    graph.vector("feed_forward_norm", &package.feed_forward_norm(layer))?;
     let weights = package.attention(layer);
-    graph.product("output", "a", "o", &Weights::stack(&[weights.output])?)?;
+    graph.product("output", "a", "o", Weights::stack(&[weights.output])?)?;
     let mut inputs = vec!["o", "x", "feed_forward_norm"];
     if let Some(bias) = weights.output_bias {
-        graph.constant("output_bias", &[shape.width], &bias)?;
+        graph.vector("output_bias", &bias)?;
         inputs.push("output_bias");
     }
     graph.node(
