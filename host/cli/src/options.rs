@@ -79,6 +79,15 @@ pub(crate) struct ResourceOptions {
     pub(crate) memory: Option<u64>,
 }
 
+/// When a generation on this machine alone begins.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub(crate) struct StartOption {
+    /// Begin when this share of every layer's importance is loaded, and load the rest meanwhile [default: 1]
+    #[arg(long, value_name = "SHARE", value_parser = share_or_all)]
+    pub(crate) start: Option<f64>,
+}
+
 impl ResourceOptions {
     pub(crate) fn apply(&self, config: &mut Config) {
         config.threads = self.threads.or(config.threads);
@@ -304,6 +313,14 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..1.0).contains(&rate) => Ok(rate),
         _ => Err("a share is a number from 0 to less than 1, such as 0.1 for a tenth".into()),
+    }
+}
+
+/// Reads a share that may be everything.
+fn share_or_all(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share is a number from 0 to 1, such as 0.5 for a half".into()),
     }
 }
 

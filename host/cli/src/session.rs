@@ -11,14 +11,16 @@ use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions};
 use halo_models::Package;
 use halo_runtime::{
-    Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster, memory,
+    AloneOptions, Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster,
+    memory,
 };
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
 use crate::model_path;
 use crate::options::{
-    Global, ModelOption, NetworkOptions, ResourceOptions, SyncOptions, TestingOptions, at_least_one,
+    Global, ModelOption, NetworkOptions, ResourceOptions, StartOption, SyncOptions, TestingOptions,
+    at_least_one,
 };
 use crate::output::{self, Output};
 use crate::progress;
@@ -61,6 +63,9 @@ pub(crate) struct SessionOptions {
     resources: ResourceOptions,
 
     #[command(flatten)]
+    start: StartOption,
+
+    #[command(flatten)]
     network: NetworkOptions,
 
     #[command(flatten)]
@@ -92,6 +97,7 @@ impl SessionOptions {
         config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
         config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
         self.resources.apply(&mut config);
+        config.start = self.start.start.or(config.start);
         // A worker may run on this machine under the host's name.
         config.name.get_or_insert_with(|| {
             format!("{:.40}-run-{}", cluster::host_name(), std::process::id())
@@ -109,13 +115,17 @@ impl SessionOptions {
     }
 
     /// Checks, before anything is loaded, that a request can be met.
-    pub(crate) fn check(&self, package: &Package, request: &Request) -> Result<()> {
-        let elsewhere = match self.cluster {
-            // How many of them will be this machine's is not known yet.
-            Some(_) => package.all_groups_bytes(),
-            None => 0,
+    pub(crate) fn check(
+        &self,
+        config: &Config,
+        package: &Package,
+        request: &Request,
+    ) -> Result<()> {
+        let weights = match self.cluster {
+            // How many of the groups will be this machine's is not known yet.
+            Some(_) => package.weight_bytes() - package.all_groups_bytes(),
+            None => alone(config).weights(package),
         };
-        let weights = package.weight_bytes() - elsewhere;
         Ok(memory::check(package, request, weights)?)
     }
 
@@ -141,7 +151,7 @@ impl SessionOptions {
                     library: config.onnxruntime.clone(),
                     threads: config.threads,
                 })?;
-                Generator::alone(&engine, &package, config.memory)
+                Generator::alone(&engine, &package, alone(&config))
             });
             let generator = generator
                 .await
@@ -217,6 +227,13 @@ impl Session {
     }
 }
 
+fn alone(config: &Config) -> AloneOptions {
+    AloneOptions {
+        memory: config.memory,
+        start: config.start.unwrap_or(1.0),
+    }
+}
+
 fn ready(plan: &Plan, config: &Config, output: &Output) -> Result<()> {
     let shares: Vec<(String, f64)> = plan
         .devices
@@ -270,6 +287,17 @@ pub(crate) fn summary(report: &Report) -> String {
             output::percent(f64::from(report.concealed)),
             counts.concealed_partials,
             counts.partials
+        );
+    }
+    if counts.rounds == 0 && report.concealed > 0.0 {
+        let concealed = output::percent(f64::from(report.concealed));
+        line += &format!("; {concealed} was not loaded yet");
+    }
+    if counts.weights_read > 0 {
+        line += &format!(
+            "; read {} of weights, waited {} for them",
+            output::bytes(counts.weights_read),
+            output::seconds(counts.disk_wait_ms as f64 / 1e3)
         );
     }
     if counts.new_placements > 0 {

@@ -38,6 +38,7 @@ fn filled() -> Config {
         onnxruntime: Some("libonnxruntime.so".into()),
         threads: Some(2),
         memory: Some(1),
+        start: Some(0.5),
         network: Network {
             cluster: "home".into(),
             mode: Mode::Client,

@@ -78,7 +78,9 @@ pub enum EngineError {
 
     /// Streaming needs more memory than there is.
     #[error(
-        "the feed-forward groups need at least {needed} bytes of memory to be streamed through; {budget} are left for them"
+        "the model's feed-forward groups do not fit the memory, and streaming them takes at least {:.1} MB; {:.1} MB are left for \
+         them: raise `memory` (--memory), or lead a cluster with --cluster",
+        *.needed as f64 / 1e6, *.budget as f64 / 1e6
     )]
     MemoryTooSmall {
         /// What the layers in flight take.

@@ -4,7 +4,7 @@ mod stream;
 
 use halo_models::Package;
 
-use crate::{Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder};
+use crate::{Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder, StreamPlan};
 
 use block::Block;
 pub use loader::Loaded;
@@ -71,6 +71,25 @@ impl FeedForward {
     /// As for [`load`](Self::load).
     pub fn load_all(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
         Self::load(engine, package, &crate::loading::all_groups(package))
+    }
+
+    /// All groups of all layers, within `memory` bytes: if they do not fit, as many of the most important as do, and the rest
+    /// are [streamed](Self::stream). For `importance` see [`StreamPlan::new`].
+    ///
+    /// # Errors
+    ///
+    /// Not even streaming fits, or as for [`load`](Self::load).
+    pub fn load_within(
+        engine: &Engine,
+        package: &Package,
+        importance: Option<&[f32]>,
+        memory: u64,
+    ) -> Result<Self, EngineError> {
+        if crate::packed_groups_bytes(package) <= memory {
+            return Self::load_all(engine, package);
+        }
+        let plan = StreamPlan::new(package, importance, memory)?;
+        Self::stream(engine, package, &plan.resident, plan.streamed)
     }
 
     /// Loads what `order` has first, and returns; a thread loads the rest, and each batch joins the next pass after it is

@@ -83,14 +83,9 @@ impl StreamPlan {
         importance: Option<&[f32]>,
         budget: u64,
     ) -> Result<Self, EngineError> {
-        let (layers, groups) = (package.shape().layers, package.groups());
-        let bytes = |resident: usize| {
-            let in_flight = IN_FLIGHT.min(layers);
-            let held = layers * resident + in_flight * (groups - resident);
-            held as u64 * packed_group_bytes(package)
-        };
+        let bytes = |resident| Self::bytes(package, resident);
         // More resident groups always take more memory, since no more layers are in flight than there are.
-        let Some(resident) = (0..=groups).rev().find(|&n| bytes(n) <= budget) else {
+        let Some(resident) = (0..=package.groups()).rev().find(|&n| bytes(n) <= budget) else {
             return Err(EngineError::MemoryTooSmall {
                 needed: bytes(0),
                 budget,
@@ -102,6 +97,19 @@ impl StreamPlan {
             .map(|(stays, goes)| (sorted(stays), sorted(goes)))
             .unzip();
         Ok(Self { resident, streamed })
+    }
+
+    /// The least memory with which all groups can be computed.
+    #[must_use]
+    pub fn least(package: &Package) -> u64 {
+        Self::bytes(package, 0)
+    }
+
+    /// Memory for so many resident groups in every layer, and for those of the layers in flight.
+    fn bytes(package: &Package, resident: usize) -> u64 {
+        let layers = package.shape().layers;
+        let in_flight = IN_FLIGHT.min(layers) * (package.groups() - resident);
+        (layers * resident + in_flight) as u64 * packed_group_bytes(package)
     }
 }
 
@@ -128,6 +136,12 @@ pub fn packed_group_bytes(package: &Package) -> u64 {
             bytes as u64
         })
         .sum()
+}
+
+/// Bytes of memory that all feed-forward groups of all layers take.
+#[must_use]
+pub fn packed_groups_bytes(package: &Package) -> u64 {
+    packed_group_bytes(package) * (package.shape().layers * package.groups()) as u64
 }
 
 /// Each layer's groups with their importance, the most important first.

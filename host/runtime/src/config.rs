@@ -22,6 +22,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Bytes of memory for feed-forward groups; by default half of what is available at the start.
     pub memory: Option<u64>,
+    /// A model on this machine alone: the share of every layer's importance that is loaded before the first token.
+    pub start: Option<f64>,
     /// How to reach the other nodes.
     pub network: Network,
     /// How rounds are synchronised, when this node leads.

@@ -115,17 +115,6 @@ pub enum NodeError {
     /// A scheduler or predictor.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The model does not fit the memory that it may take.
-    #[error(
-        "the model's feed-forward groups take {:.1} MB, and this node may take {:.1} MB for them; raise `memory` (--memory), or lead a \
-         cluster with --cluster", *.needed as f64 / 1e6, *.memory as f64 / 1e6
-    )]
-    TooLarge {
-        /// Bytes of all groups.
-        needed: u64,
-        /// Bytes allowed.
-        memory: u64,
-    },
     /// Weights and KV cache do not fit the memory that there is.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),

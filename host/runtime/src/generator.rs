@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use halo_engine::{Backbone, Engine, FeedForward, FeedForwardSource, FeedForwardStep, KvCache};
+use halo_engine::{Backbone, Engine, KvCache};
 use halo_models::{Package, Tokenizer};
 
+use crate::alone::{Alone, AloneOptions};
 use crate::error::{GenerationError, NodeError};
 use crate::generation::{Finish, Report, Request, Source, Token};
 use crate::memory;
 use crate::prefixes::{Prefixes, common};
 use crate::sequence::{self, Sequence};
-use crate::telemetry::Counts;
 
 /// Rows that go through the layers at once: one of each generation that decodes, the rest of prompts. More would be faster to
 /// compute and make longer bursts on the network.
@@ -56,13 +56,9 @@ impl Generator {
     pub fn alone(
         engine: &Engine,
         package: &Package,
-        memory: Option<u64>,
+        options: AloneOptions,
     ) -> Result<Self, NodeError> {
-        let needed = package.all_groups_bytes();
-        if let Some(memory) = memory.or_else(memory::available).filter(|m| needed > *m) {
-            return Err(NodeError::TooLarge { needed, memory });
-        }
-        let source = Box::new(Alone(FeedForward::load_all(engine, package)?));
+        let source = Box::new(Alone::load(engine, package, options)?);
         Self::new(engine, package, source)
     }
 
@@ -261,30 +257,5 @@ impl std::fmt::Debug for Generator {
             .field("package", self.backbone.package())
             .field("under_way", &self.under_way.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// All groups on this machine: no rounds, nothing lost.
-struct Alone(FeedForward);
-
-impl FeedForwardSource for Alone {
-    type Error = GenerationError;
-
-    fn begin(&mut self, embedded: &[f32]) -> Result<(), GenerationError> {
-        Ok(self.0.begin(embedded)?)
-    }
-
-    fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), GenerationError> {
-        Ok(self.0.step(step)?)
-    }
-}
-
-impl Source for Alone {
-    fn concealed(&self) -> f32 {
-        0.0
-    }
-
-    fn counts(&self) -> Counts {
-        Counts::default()
     }
 }

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod arrival;
 mod assignments;
 mod attempt;
@@ -37,6 +38,7 @@ mod stop_strings;
 mod telemetry;
 mod worker;
 
+pub use alone::AloneOptions;
 pub use batcher::Batcher;
 pub use config::{Config, ConfigError, SyncMode};
 pub use error::{GenerationError, NodeError};

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// What happened on the network during a generation, from the leader's side.
+/// What happened on the network, and on the disk, during a generation, from the leader's side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Rounds: one fan-out and fan-in for one layer of one forward pass.
@@ -27,6 +27,10 @@ pub struct Counts {
     pub new_placements: u64,
     /// Times a policy failed and the built-in rule answered.
     pub policy_faults: u64,
+    /// Bytes of weights read from the disk, of a model that does not fit the memory.
+    pub weights_read: u64,
+    /// Milliseconds for which passes waited for them.
+    pub disk_wait_ms: u64,
 }
 
 impl Counts {
@@ -46,6 +50,8 @@ impl Counts {
             packets_lost: self.packets_lost - before.packets_lost,
             new_placements: self.new_placements - before.new_placements,
             policy_faults: self.policy_faults - before.policy_faults,
+            weights_read: self.weights_read - before.weights_read,
+            disk_wait_ms: self.disk_wait_ms - before.disk_wait_ms,
         }
     }
 }

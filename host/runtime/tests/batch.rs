@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use halo_engine::{Engine, EngineOptions};
 use halo_models::{ImportOptions, WeightFormat, import};
 use halo_runtime::{
-    Batcher, Finish, GenerationError, GenerationId, Generator, Progress, Report, Request, Sampling,
+    AloneOptions, Batcher, Finish, GenerationError, GenerationId, Generator, Progress, Report,
+    Request, Sampling,
 };
 
 /// The default model with its weights as they were published: rounding then decides nothing.
@@ -20,7 +21,7 @@ fn generator() -> Generator {
     };
     let package = import(&data, &folder.path().join("p"), &options, &mut |_| ()).unwrap();
     let engine = Engine::start(&EngineOptions::default()).unwrap();
-    Generator::alone(&engine, &package, None).unwrap()
+    Generator::alone(&engine, &package, AloneOptions::default()).unwrap()
 }
 
 /// Different prompts, lengths and ways of choosing.

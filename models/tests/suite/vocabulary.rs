@@ -151,6 +151,8 @@ proptest! {
 
     #[test]
     fn a_stream_gives_what_was_written(text in "(\\PC|[ \\n]){0,30}") {
+        // That character is also what bytes that are no text decode to, and a stream cannot tell one from the other.
+        prop_assume!(!text.contains(char::REPLACEMENT_CHARACTER));
         for kind in KINDS {
             let tokenizer = Parts::read(kind).tokenizer();
             let prompt = tokenizer.encode("Once").unwrap();

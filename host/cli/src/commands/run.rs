@@ -50,7 +50,7 @@ impl Run {
             conversation.add(Role::User, request.prompt);
             request.prompt = conversation.prompt()?;
         }
-        self.session.check(&package, &request)?;
+        self.session.check(&config, &package, &request)?;
         let mut session = self.session.start(config, package, output).await?;
         if !self.chat {
             // A pipe that is closed ends the generation at the first token.
