@@ -90,7 +90,7 @@ impl Outline {
         let neurons = shape.feed_forward;
         let group_size = match storing.group_size {
             Some(size @ 1..) if size <= neurons => size,
-            None => default_group_size(neurons),
+            None => default_group_size(neurons, storing.weights),
             Some(size) => {
                 return Err(ImportError::Option(format!(
                     "{neurons} feed-forward neurons cannot be divided into groups of {size}"
@@ -169,11 +169,16 @@ impl Outline {
     }
 }
 
-/// The group size to use when none is asked for: the largest that suits the model and pads it by less than a hundredth.
-fn default_group_size(neurons: usize) -> usize {
-    let largest = if neurons < 2048 { 32 } else { 128 };
+/// The group size to use when none is asked for: the largest that suits the model and pads it by less than a hundredth. Blocks
+/// do not go beyond a group, so that large ones need groups as large.
+fn default_group_size(neurons: usize, weights: WeightFormat) -> usize {
+    let largest = match weights {
+        _ if neurons < 2048 => 32,
+        WeightFormat::Q4 { block: 256 } | WeightFormat::Q8 { block: 256 } => 256,
+        _ => 128,
+    };
     let padding = |size: usize| neurons.next_multiple_of(size) - neurons;
-    [128, 64, 32]
+    [256, 128, 64, 32]
         .into_iter()
         .find(|size| *size <= largest && padding(*size) * 100 < neurons)
         .unwrap_or(16)

@@ -150,6 +150,7 @@ impl SessionOptions {
                 let engine = Engine::start(&EngineOptions {
                     library: config.onnxruntime.clone(),
                     threads: config.threads,
+                    spin: true,
                 })?;
                 Generator::alone(&engine, &package, alone(&config))
             });

@@ -9,6 +9,9 @@ use crate::generation::Source;
 use crate::memory;
 use crate::telemetry::Counts;
 
+/// Rows of a pass on a machine by itself. More were no faster.
+pub const ALONE_ROWS: usize = 64;
+
 /// How a machine by itself holds a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AloneOptions {
@@ -98,6 +101,10 @@ impl FeedForwardSource for Alone {
 }
 
 impl Source for Alone {
+    fn rows(&self) -> usize {
+        ALONE_ROWS
+    }
+
     fn concealed(&self) -> f32 {
         self.concealed
     }

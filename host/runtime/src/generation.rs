@@ -4,6 +4,7 @@ use halo_engine::FeedForwardSource;
 use serde::{Deserialize, Serialize};
 
 use crate::error::GenerationError;
+use crate::generator::PREFILL_ROWS;
 use crate::sampler::{Logprobs, Sampling};
 use crate::telemetry::Counts;
 
@@ -102,6 +103,12 @@ impl Report {
 
 /// Whoever computes the feed-forward of generations, and keeps the account of it.
 pub trait Source: FeedForwardSource<Error = GenerationError> {
+    /// Rows that go through the layers at once: one of each generation that decodes, the rest of prompts. More are faster to
+    /// compute; on a network they make longer bursts.
+    fn rows(&self) -> usize {
+        PREFILL_ROWS
+    }
+
     /// The share of predicted contribution that the last forward pass went without, 0 to 1.
     fn concealed(&self) -> f32;
 

@@ -11,9 +11,8 @@ use crate::memory;
 use crate::prefixes::{Prefixes, common};
 use crate::sequence::{self, Sequence};
 
-/// Rows that go through the layers at once: one of each generation that decodes, the rest of prompts. More would be faster to
-/// compute and make longer bursts on the network.
-pub const PREFILL_ROWS: usize = 32;
+/// Rows of a pass in a cluster. See [`Source::rows`].
+pub(crate) const PREFILL_ROWS: usize = 32;
 
 /// A model that is ready to generate, on this machine alone or at the head of a cluster.
 ///
@@ -205,7 +204,7 @@ impl Generator {
         if self.under_way.is_empty() {
             return Ok(logits);
         }
-        let mut spare = PREFILL_ROWS.saturating_sub(self.under_way.len());
+        let mut spare = self.source.rows().saturating_sub(self.under_way.len());
         let mut parts = Vec::new();
         for sequence in self.under_way.values_mut() {
             let part = sequence.next(1 + spare);

@@ -38,12 +38,12 @@ mod stop_strings;
 mod telemetry;
 mod worker;
 
-pub use alone::AloneOptions;
+pub use alone::{ALONE_ROWS, AloneOptions};
 pub use batcher::Batcher;
 pub use config::{Config, ConfigError, SyncMode};
 pub use error::{GenerationError, NodeError};
 pub use generation::{Finish, Report, Request, Source, Token};
-pub use generator::{GenerationId, Generator, PREFILL_ROWS, Progress};
+pub use generator::{GenerationId, Generator, Progress};
 pub use messages::{PolicyEntry, PolicyList, Profile};
 pub use node::{Node, fabric_config};
 pub use plan::Plan;

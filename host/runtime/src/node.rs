@@ -56,6 +56,7 @@ impl Node {
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
             threads: config.threads,
+            ..EngineOptions::default()
         })?;
         let policies = Arc::new(Policies::new(&config.policy, package)?);
         let fabric = Fabric::open(fabric_config(config)?).await?;

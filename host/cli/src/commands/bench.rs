@@ -180,6 +180,7 @@ impl Bench {
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
             threads: Some(threads),
+            spin: true,
         })?;
         let options = Options {
             contexts: self.context.clone(),

@@ -46,6 +46,7 @@ impl Calibrate {
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
             threads: config.threads,
+            ..EngineOptions::default()
         })?;
         let options = CalibrateOptions {
             max_tokens: self.max_tokens,

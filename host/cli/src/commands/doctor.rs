@@ -115,6 +115,7 @@ fn onnxruntime(config: &Config) -> Finding {
     match Engine::start(&EngineOptions {
         library: config.onnxruntime.clone(),
         threads: config.threads,
+        ..EngineOptions::default()
     }) {
         Ok(engine) => {
             let name = engine

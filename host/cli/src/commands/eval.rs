@@ -51,6 +51,7 @@ impl Perplexity {
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
             threads: config.threads,
+            ..EngineOptions::default()
         })?;
         let mut backbone = Backbone::load(&engine, &package)?;
         let mut feed_forward = FeedForward::load_all(&engine, &package)?;

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use halo_engine::{Backbone, Continuation, Engine, EngineError, FeedForward, KvCache, Products};
 use halo_models::Package;
-use halo_runtime::{PREFILL_ROWS, Sampler, Sampling, memory::available};
+use halo_runtime::{ALONE_ROWS, Sampler, Sampling, memory::available};
 
 use super::memory::{self, Resident};
 use super::{ProductTimings, Run, Timing};
@@ -66,7 +66,7 @@ pub fn bench(
     let load_seconds = began.elapsed().as_secs_f64();
     let loaded = Resident::now();
     // Buffers are made when they are first used.
-    model.prefill(prompt.min(PREFILL_ROWS))?;
+    model.prefill(prompt.min(ALONE_ROWS))?;
     model.decode(longest, tokens)?;
     let memory = memory::since(loaded, KvCache::bytes(package.shape(), capacity));
 
@@ -131,9 +131,9 @@ pub fn bench(
 
 /// The passes in which a prompt is read: rows, and whether it is the last.
 fn chunks(prompt: usize) -> impl Iterator<Item = (usize, bool)> {
-    (0..prompt).step_by(PREFILL_ROWS).map(move |start| {
+    (0..prompt).step_by(ALONE_ROWS).map(move |start| {
         let left = prompt - start;
-        (left.min(PREFILL_ROWS), left <= PREFILL_ROWS)
+        (left.min(ALONE_ROWS), left <= ALONE_ROWS)
     })
 }
 
