@@ -34,6 +34,14 @@ impl Mapped {
         Ok(Self { file, map })
     }
 
+    /// Has the system read what is asked for and nothing beside it, as it does by default: next to a group that is wanted lies
+    /// one that is not, or not yet.
+    pub(crate) fn read_exactly(&self) {
+        if let Err(error) = self.map.advise(Advice::Random) {
+            tracing::trace!(%error, "the system reads ahead as it likes");
+        }
+    }
+
     /// Asks the system to begin reading a range, and returns at once. Only a hint, so failure is of no consequence.
     pub(crate) fn prefetch(&self, range: &Range<usize>) {
         let advised = self

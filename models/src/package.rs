@@ -438,6 +438,7 @@ impl Package {
 impl OuterWeights {
     fn open(path: &Path, layout: &Layout, width: usize) -> Result<Self, PackageError> {
         let file = TensorFile::open(path)?;
+        file.map().read_exactly();
         Ok(Self {
             embedding: layout.embedding.find(&file)?,
             head: layout.head.map(|head| head.find(&file)).transpose()?,
@@ -450,6 +451,7 @@ impl OuterWeights {
 impl LayerWeights {
     fn open(path: &Path, layout: &Layout) -> Result<Self, PackageError> {
         let file = TensorFile::open(path)?;
+        file.map().read_exactly();
         let vectors = layout
             .vectors
             .iter()

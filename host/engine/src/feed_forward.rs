@@ -103,10 +103,10 @@ impl FeedForward {
         package: &Package,
         order: LoadOrder,
     ) -> Result<Self, EngineError> {
-        Ok(Self {
-            loader: Some(Loader::start(engine, package, order.rest)?),
-            ..Self::load(engine, package, &order.first)?
-        })
+        // One after the other: they would share the disk.
+        let mut first = Self::load(engine, package, &order.first)?;
+        first.loader = Some(Loader::start(engine, package, order.rest)?);
+        Ok(first)
     }
 
     /// Loads the groups of `resident`, and reads those of `streamed` anew for every pass: a thread keeps ahead of the
@@ -121,10 +121,9 @@ impl FeedForward {
         resident: &[Vec<u32>],
         streamed: Vec<Vec<u32>>,
     ) -> Result<Self, EngineError> {
-        Ok(Self {
-            stream: Some(Stream::start(engine, package, streamed)?),
-            ..Self::load(engine, package, resident)?
-        })
+        let mut first = Self::load(engine, package, resident)?;
+        first.stream = Some(Stream::start(engine, package, streamed)?);
+        Ok(first)
     }
 
     /// How far loading is.

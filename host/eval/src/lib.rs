@@ -2,7 +2,7 @@
 //!
 //! [`perplexity()`] says how well a model predicts a text. [`calibrate()`] runs text through a model and learns which
 //! feed-forward neuron groups matter: on average, and as a probe on the residual stream that tells it for the token at
-//! hand before the groups are computed. [`bench`] says how fast it runs here and in how much memory.
+//! hand before the groups are computed. [`mod@bench`] says how fast it runs here and in how much memory.
 
 #![forbid(unsafe_code)]
 

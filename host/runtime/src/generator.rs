@@ -57,8 +57,10 @@ impl Generator {
         package: &Package,
         options: AloneOptions,
     ) -> Result<Self, NodeError> {
+        // Groups that load beside the generation would share the disk with what it needs from the start.
+        let backbone = Backbone::load(engine, package)?;
         let source = Box::new(Alone::load(engine, package, options)?);
-        Self::new(engine, package, source)
+        Self::with(backbone, source)
     }
 
     pub(crate) fn new(
@@ -66,9 +68,13 @@ impl Generator {
         package: &Package,
         source: Box<dyn Source + Send>,
     ) -> Result<Self, NodeError> {
+        Self::with(Backbone::load(engine, package)?, source)
+    }
+
+    fn with(backbone: Backbone, source: Box<dyn Source + Send>) -> Result<Self, NodeError> {
         Ok(Self {
-            backbone: Backbone::load(engine, package)?,
-            tokenizer: package.tokenizer()?,
+            tokenizer: backbone.package().tokenizer()?,
+            backbone,
             source,
             under_way: BTreeMap::new(),
             prefixes: Prefixes::default(),
