@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::nodes::{
     PATIENCE, config, free_port, id, large_packet, member, pair, raw_peer, sees, until,
@@ -27,23 +28,28 @@ fn arrived(counters: &Counters) -> (u64, u64) {
     )
 }
 
-/// Sends packets a few at a time, so that no queue on the way overflows.
-async fn send_paced(from: &Fabric, to: &Fabric, packets: u32) {
+/// Sends packets a few at a time, so that no queue on the way overflows; on a machine that is busy `spare` of them may be lost
+/// all the same.
+async fn send_paced(from: &Fabric, to: &Fabric, packets: u32, spare: u64) {
     let link = from.link(to.node()).unwrap();
     let (header, body) = large_packet();
     for step in 0..packets {
         link.send(Header { step, ..header }, &body);
         if step % 8 == 7 {
             until("a burst arrives", || {
-                arrived(&to.counters()).0 + 4 > total(&from.counters().sent).0
+                arrived(&to.counters()).0 + 4 + spare > total(&from.counters().sent).0
             })
             .await;
         }
     }
     // Equal at some moment and nothing lost: a lost packet would be missing for good.
+    let ended = Instant::now();
     until("all packets are accounted for", || {
         let sent = total(&from.counters().sent);
-        sent == arrived(&to.counters()) && sent == total(&from.counters().sent)
+        let arrived = arrived(&to.counters());
+        let late = ended.elapsed() > Duration::from_secs(2);
+        (sent == arrived && sent == total(&from.counters().sent))
+            || (late && arrived.0 + spare >= sent.0)
     })
     .await;
 }
@@ -65,7 +71,7 @@ async fn ten_thousand_packets_arrive() {
             }
         })
         .unwrap();
-    send_paced(&a, &b, 10_000).await;
+    send_paced(&a, &b, 10_000, 0).await;
     let (sent, received) = (a.counters(), b.counters());
     assert_eq!(sent.sent_of(Kind::Activation).packets, 10_000);
     assert_eq!(received.received_of(Kind::Activation).packets, 10_000);
@@ -82,7 +88,7 @@ async fn ten_thousand_packets_arrive() {
     .await;
     assert!(steps.lock().unwrap().iter().copied().eq(0..10_000));
     drop(receiver);
-    send_paced(&a, &b, 10).await;
+    send_paced(&a, &b, 10, 0).await;
     assert_eq!(steps.lock().unwrap().len(), 10_000);
 }
 
@@ -111,7 +117,7 @@ async fn injected_faults_lose_what_their_seed_says() {
                 }
             })
             .unwrap();
-        send_paced(&a, &b, 10_000).await;
+        send_paced(&a, &b, 10_000, 10).await;
 
         let counters = b.counters();
         let received = counters.received_of(Kind::Activation).packets;
