@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::error::ErrorKind;
-use halo_engine::{Engine, EngineOptions};
+use halo_engine::{Engine, EngineOptions, packed_backbone_bytes};
 use halo_models::Package;
 use halo_runtime::{
     AloneOptions, Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster,
@@ -123,7 +123,7 @@ impl SessionOptions {
     ) -> Result<()> {
         let weights = match self.cluster {
             // How many of the groups will be this machine's is not known yet.
-            Some(_) => package.weight_bytes() - package.all_groups_bytes(),
+            Some(_) => packed_backbone_bytes(package),
             None => alone(config).weights(package),
         };
         Ok(memory::check(package, request, weights)?)

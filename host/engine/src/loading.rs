@@ -1,4 +1,4 @@
-use halo_models::{Package, Values};
+use halo_models::{Matrix, Package, Values};
 
 use crate::EngineError;
 
@@ -122,26 +122,45 @@ pub(crate) fn all_groups(package: &Package) -> Vec<Vec<u32>> {
 #[must_use]
 pub fn packed_group_bytes(package: &Package) -> u64 {
     let group = package.group(0, 0);
-    [group.gate, group.up, group.down]
-        .iter()
-        .map(|matrix| {
-            let elements = matrix.rows * matrix.columns;
-            let bytes = match matrix.values {
-                Values::F32(_) | Values::F16(_) => elements * 4,
-                // A scale and a sum for each block of each plane of 4 bits.
-                Values::Quantised { bits, block, .. } => {
-                    usize::from(bits) / 4 * (elements / 2 + elements / block * 8)
-                }
-            };
-            bytes as u64
-        })
-        .sum()
+    packed_bytes(&[group.gate, group.up, group.down])
 }
 
 /// Bytes of memory that all feed-forward groups of all layers take.
 #[must_use]
 pub fn packed_groups_bytes(package: &Package) -> u64 {
     packed_group_bytes(package) * (package.shape().layers * package.groups()) as u64
+}
+
+/// Bytes of memory that the weights of a [`Backbone`](crate::Backbone) take. The embedding takes none: rows of it are read as
+/// they are wanted.
+#[must_use]
+pub fn packed_backbone_bytes(package: &Package) -> u64 {
+    let of_layer = |layer| {
+        let attention = package.attention(layer);
+        packed_bytes(&[
+            attention.query,
+            attention.key,
+            attention.value,
+            attention.output,
+        ])
+    };
+    let layers: u64 = (0..package.shape().layers).map(of_layer).sum();
+    layers + packed_bytes(&[package.head()])
+}
+
+fn packed_bytes(matrices: &[Matrix<'_>]) -> u64 {
+    let bytes = |matrix: &Matrix<'_>| {
+        let elements = matrix.rows * matrix.columns;
+        let bytes = match matrix.values {
+            Values::F32(_) | Values::F16(_) => elements * 4,
+            // A scale and a sum for each block of each plane of 4 bits.
+            Values::Quantised { bits, block, .. } => {
+                usize::from(bits) / 4 * (elements / 2 + elements / block * 8)
+            }
+        };
+        bytes as u64
+    };
+    matrices.iter().map(bytes).sum()
 }
 
 /// Each layer's groups with their importance, the most important first.

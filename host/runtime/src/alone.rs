@@ -1,12 +1,13 @@
 use halo_engine::{
     Engine, FeedForward, FeedForwardSource, FeedForwardStep, LoadOrder, StreamPlan,
-    packed_groups_bytes,
+    packed_backbone_bytes, packed_groups_bytes,
 };
 use halo_models::Package;
 
 use crate::error::{GenerationError, NodeError};
 use crate::generation::Source;
 use crate::memory;
+use crate::policies::importance;
 use crate::telemetry::Counts;
 
 /// Rows of a pass on a machine by itself. More were no faster.
@@ -33,24 +34,20 @@ impl Default for AloneOptions {
 }
 
 impl AloneOptions {
-    /// The bytes that the model's weights take at least: without the groups that can be read for every pass instead.
+    /// The bytes of memory that the model's weights take at least: without the groups that can be read for every pass instead.
     #[must_use]
     pub fn weights(&self, package: &Package) -> u64 {
         let groups = packed_groups_bytes(package);
         let least = StreamPlan::least(package).min(groups);
-        others(package) + self.memory.map_or(least, |memory| memory.min(groups))
+        packed_backbone_bytes(package) + self.memory.map_or(least, |memory| memory.min(groups))
     }
 
     /// Memory for the groups. Where the user says nothing, a quarter of what is left is for the KV cache.
     fn room(&self, package: &Package) -> u64 {
-        let available = || Some(memory::available()?.saturating_sub(others(package)) / 4 * 3);
+        let available =
+            || Some(memory::available()?.saturating_sub(packed_backbone_bytes(package)) / 4 * 3);
         self.memory.or_else(available).unwrap_or(u64::MAX)
     }
-}
-
-/// The bytes of everything but the groups.
-fn others(package: &Package) -> u64 {
-    package.weight_bytes() - package.all_groups_bytes()
 }
 
 /// All groups on this machine: no rounds, nothing lost.
@@ -67,10 +64,7 @@ impl Alone {
         options: AloneOptions,
     ) -> Result<Self, NodeError> {
         let calibration = package.calibration()?;
-        let importance = calibration
-            .as_ref()
-            .and_then(|c| c.arrays.get("mean"))
-            .map(|mean| &mean.values[..]);
+        let importance = importance(package, calibration.as_ref());
         let memory = options.room(package);
         let whole = packed_groups_bytes(package) <= memory;
         let feed_forward = if whole && options.start < 1.0 {

@@ -252,6 +252,16 @@ pub fn store(settings: &config::Policies) -> PolicyStore {
     folder.map_or_else(PolicyStore::builtin, PolicyStore::with_folder)
 }
 
+/// How much each group matters on average, `[layers, groups]`: the calibration's word, if it has one that fits the model.
+pub(crate) fn importance<'a>(
+    package: &Package,
+    calibration: Option<&'a Calibration>,
+) -> Option<&'a [f32]> {
+    let mean = calibration?.arrays.get("mean")?;
+    let fits = mean.shape == [package.shape().layers, package.groups()];
+    fits.then_some(&mean.values)
+}
+
 /// The model as policies see it. Work is counted in bytes of weights, since decoding is bound by reading them.
 pub fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
     let shape = package.shape();
@@ -273,13 +283,8 @@ pub fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
         _ => 4 * head.rows as u64 * head.columns as u64,
     };
     let groups = package.groups();
-    let importance = calibration
-        .and_then(|c| c.arrays.get("mean"))
-        .filter(|a| a.shape == [shape.layers, groups]);
-    let importance = importance.map_or_else(Vec::new, |array| {
-        array
-            .values
-            .chunks(groups)
+    let importance = importance(package, calibration).map_or_else(Vec::new, |mean| {
+        mean.chunks(groups)
             .flat_map(|layer| {
                 let sum: f32 = layer.iter().sum();
                 layer.iter().map(move |v| {

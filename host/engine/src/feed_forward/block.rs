@@ -43,15 +43,25 @@ impl Block {
         for region in &regions {
             region.read()?;
         }
-        let session = session(engine, package, layer, groups)?;
+        let block = Self::pack(engine, package, layer, groups)?;
         for region in &regions {
             region.release();
         }
+        Ok(block)
+    }
+
+    /// Builds the graph of groups that exist and have been read.
+    pub(super) fn pack(
+        engine: &Engine,
+        package: &Package,
+        layer: usize,
+        groups: &[u32],
+    ) -> Result<Self, EngineError> {
         Ok(Self {
             layer,
             width: package.shape().width,
             neurons: groups.len() * package.group_size(),
-            session,
+            session: session(engine, package, layer, groups)?,
             single: None,
             several: None,
         })

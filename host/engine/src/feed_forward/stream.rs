@@ -136,7 +136,7 @@ impl Reader {
             region.prefetch();
         }
         let read = Instant::now();
-        let block = Block::load(&self.engine, &self.package, layer, &self.groups[layer])?;
+        let block = Block::pack(&self.engine, &self.package, layer, &self.groups[layer])?;
         let count = |counter: &AtomicU64, duration: Duration| {
             counter.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
         };
