@@ -52,6 +52,8 @@ impl<'a> Matrix<'a> {
     /// # Panics
     ///
     /// If there is no such row or `out` is not `columns` long.
+    // Inlined, so that a caller that is compiled for wider vectors gets this with them.
+    #[inline(always)]
     pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns, "a row has one value per column");
         let (start, end) = (row * self.columns, (row + 1) * self.columns);
@@ -80,12 +82,15 @@ impl<'a> Matrix<'a> {
                     let packed = &data[index * per_block..(index + 1) * per_block];
                     let scale = f32::from_le_bytes(scales.as_chunks().0[index]);
                     let zero = f32::from(zero_points[index]);
-                    for (i, value) in values.iter_mut().enumerate() {
-                        let q = match bits {
-                            4 => (packed[i / 2] >> (4 * (i % 2))) & 15,
-                            _ => packed[i],
-                        };
-                        *value = (f32::from(q) - zero) * scale;
+                    let weight = |q: u8| (f32::from(q) - zero) * scale;
+                    if bits == 4 {
+                        for (pair, q) in values.as_chunks_mut().0.iter_mut().zip(packed) {
+                            *pair = [weight(q & 15), weight(q >> 4)];
+                        }
+                    } else {
+                        for (value, q) in values.iter_mut().zip(packed) {
+                            *value = weight(*q);
+                        }
                     }
                 }
             }

@@ -147,12 +147,14 @@ impl SessionOptions {
             (generator, Some(node))
         } else {
             let generator = tokio::task::spawn_blocking(move || {
+                let options = alone(&config);
                 let engine = Engine::start(&EngineOptions {
                     library: config.onnxruntime.clone(),
                     threads: config.threads,
-                    spin: true,
+                    // Threads that spin would be in the way of those that read and compute what is streamed.
+                    spin: !options.streams(&package),
                 })?;
-                Generator::alone(&engine, &package, alone(&config))
+                Generator::alone(&engine, &package, options)
             });
             let generator = generator
                 .await

@@ -1,6 +1,7 @@
 mod block;
 mod loader;
 mod stream;
+mod unpacked;
 
 use halo_models::Package;
 
@@ -110,7 +111,7 @@ impl FeedForward {
     }
 
     /// Loads the groups of `resident`, and reads those of `streamed` anew for every pass: a thread keeps ahead of the
-    /// computation, in a ring of [`AHEAD`](crate::AHEAD) layers. Every pass computes all of both, as if they were in memory.
+    /// computation. Every pass computes all of both, as if they were in memory.
     ///
     /// # Errors
     ///
@@ -153,7 +154,7 @@ impl FeedForward {
     }
 
     /// As [`run`](Self::run), and gives the neurons' activations, `silu(gate) * up`: `[rows, groups * group_size]`, in the
-    /// order in which [`load`](Self::load) was given the groups. For calibration.
+    /// order in which [`load`](Self::load) was given the groups. For calibration; those of streamed groups are left out.
     ///
     /// # Errors
     ///
@@ -201,10 +202,10 @@ impl FeedForward {
         for block in blocks {
             block.run(normed, partial, observed.as_deref_mut())?;
         }
-        if let Some(mut block) = self.stream.as_mut().map_or(Ok(None), |s| s.next(layer))? {
-            block.run(normed, partial, observed)?;
+        match &mut self.stream {
+            Some(stream) => stream.add(layer, normed, partial),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -34,7 +34,6 @@ pub use head::Head;
 pub use kv_cache::KvCache;
 pub use likeliest::Likeliest;
 pub use loading::{
-    AHEAD, Batch, LoadOrder, StreamPlan, packed_backbone_bytes, packed_group_bytes,
-    packed_groups_bytes,
+    Batch, LoadOrder, StreamPlan, packed_backbone_bytes, packed_group_bytes, packed_groups_bytes,
 };
 pub use products::Products;

@@ -2,11 +2,8 @@ use halo_models::{Matrix, Package, Values};
 
 use crate::EngineError;
 
-/// Layers that are read and packed ahead of the one being computed, when groups are streamed.
-pub const AHEAD: usize = 1;
-
-/// Layers' streamed groups that are in memory at once: those ahead, the one being computed and the one being packed.
-const IN_FLIGHT: usize = AHEAD + 2;
+/// Layers' streamed groups that are in memory at once: the one being computed and the one being read.
+const IN_FLIGHT: usize = 2;
 
 /// Groups that are loaded together, as one product.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,7 +81,6 @@ impl StreamPlan {
         budget: u64,
     ) -> Result<Self, EngineError> {
         let bytes = |resident| Self::bytes(package, resident);
-        // More resident groups always take more memory, since no more layers are in flight than there are.
         let Some(resident) = (0..=package.groups()).rev().find(|&n| bytes(n) <= budget) else {
             return Err(EngineError::MemoryTooSmall {
                 needed: bytes(0),
@@ -109,7 +105,8 @@ impl StreamPlan {
     fn bytes(package: &Package, resident: usize) -> u64 {
         let layers = package.shape().layers;
         let in_flight = IN_FLIGHT.min(layers) * (package.groups() - resident);
-        (layers * resident + in_flight) as u64 * packed_group_bytes(package)
+        (layers * resident) as u64 * packed_group_bytes(package)
+            + in_flight as u64 * package.group_bytes()
     }
 }
 

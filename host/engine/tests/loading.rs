@@ -80,7 +80,7 @@ fn streamed_groups_compute_what_resident_ones_do() {
     let importance = importance(&package);
     let budget =
         package.shape().layers as u64 * package.groups() as u64 * packed_group_bytes(&package);
-    for share in [55, 70, 100] {
+    for share in [40, 70, 100] {
         let plan = StreamPlan::new(&package, Some(&importance), budget * share / 100).unwrap();
         let mut resident = FeedForward::load(&engine, &package, &plan.resident).unwrap();
         let mut others = FeedForward::load(&engine, &package, &plan.streamed).unwrap();
@@ -92,7 +92,7 @@ fn streamed_groups_compute_what_resident_ones_do() {
                 pass(&mut resident, &package, &input),
                 &pass(&mut others, &package, &input),
             );
-            assert_eq!(pass(&mut streaming, &package, &input), expected);
+            assert!(close(&pass(&mut streaming, &package, &input), &expected));
             // A pass that is given up half-way does not confuse the next.
             let mut partial = vec![0.0; input.len()];
             streaming.run(0, &input, &mut partial).unwrap();
@@ -168,13 +168,14 @@ proptest! {
                 let resident: usize = plan.resident.iter().map(Vec::len).sum();
                 let mut streamed: Vec<usize> = plan.streamed.iter().map(Vec::len).collect();
                 streamed.sort_unstable();
-                let in_flight: usize = streamed.iter().rev().take(3).sum();
-                prop_assert!((resident + in_flight) as u64 * group <= whole * percent / 100);
+                let in_flight: usize = streamed.iter().rev().take(2).sum();
+                let bytes = resident as u64 * group + in_flight as u64 * package.group_bytes();
+                prop_assert!(bytes <= whole * percent / 100);
             }
             Err(error) => {
                 let small = matches!(error, EngineError::MemoryTooSmall { .. });
                 prop_assert!(small);
-                prop_assert!(percent < 51, "{percent} % is enough for three of six layers");
+                prop_assert!(percent < 34, "{percent} % is enough for two of six layers");
             }
         }
         let order = LoadOrder::new(&package, Some(&importance), share);

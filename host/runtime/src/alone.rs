@@ -42,6 +42,12 @@ impl AloneOptions {
         packed_backbone_bytes(package) + self.memory.map_or(least, |memory| memory.min(groups))
     }
 
+    /// Whether the groups do not fit the memory for them, so that some are read for every pass.
+    #[must_use]
+    pub fn streams(&self, package: &Package) -> bool {
+        packed_groups_bytes(package) > self.room(package)
+    }
+
     /// Memory for the groups. Where the user says nothing, a quarter of what is left is for the KV cache.
     fn room(&self, package: &Package) -> u64 {
         let available =
@@ -65,13 +71,11 @@ impl Alone {
     ) -> Result<Self, NodeError> {
         let calibration = package.calibration()?;
         let importance = importance(package, calibration.as_ref());
-        let memory = options.room(package);
-        let whole = packed_groups_bytes(package) <= memory;
-        let feed_forward = if whole && options.start < 1.0 {
+        let feed_forward = if options.start < 1.0 && !options.streams(package) {
             let order = LoadOrder::new(package, importance, options.start as f32);
             FeedForward::load_beside(engine, package, order)?
         } else {
-            FeedForward::load_within(engine, package, importance, memory)?
+            FeedForward::load_within(engine, package, importance, options.room(package))?
         };
         Ok(Self {
             feed_forward,

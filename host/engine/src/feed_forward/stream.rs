@@ -1,13 +1,13 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use halo_models::Package;
 
-use super::block::{Block, regions};
-use crate::loading::AHEAD;
+use super::block::regions;
+use super::unpacked;
 use crate::{Engine, EngineError};
 
 /// What streaming has done.
@@ -17,29 +17,38 @@ pub struct Streamed {
     pub bytes: u64,
     /// How long the disk was waited for, by the thread that reads.
     pub reading: Duration,
-    /// How long weights were packed, by the same thread, while the disk read on.
-    pub packing: Duration,
     /// How long the computation waited for that thread.
     pub waiting: Duration,
 }
 
-/// Reads layers' groups round and round, ahead of their use.
+/// Reads layers' groups round and round, one layer ahead of their use.
 ///
 /// Caching what was read last would be of no use: a scan that comes round finds that what it needs next was thrown out just
-/// before. So nothing is kept but the ring of what comes next.
+/// before. So nothing is kept but what comes next.
 #[derive(Debug)]
 pub(super) struct Stream {
-    streamed: Vec<bool>,
-    blocks: Receiver<Result<Block, EngineError>>,
+    package: Package,
+    threads: usize,
+    /// Of each layer.
+    groups: Vec<Vec<u32>>,
+    /// Exactly one layer has been ordered and not taken yet, unless there is nothing to stream.
+    orders: Sender<Order>,
+    arrived: Receiver<Result<usize, EngineError>>,
     counters: Arc<Counters>,
     waiting: Duration,
+}
+
+/// What the reading thread is to do with a layer's groups.
+#[derive(Debug)]
+enum Order {
+    Read(usize),
+    Evict(usize),
 }
 
 #[derive(Debug, Default)]
 struct Counters {
     bytes: AtomicU64,
     reading: AtomicU64,
-    packing: AtomicU64,
 }
 
 impl Stream {
@@ -51,53 +60,86 @@ impl Stream {
         for (layer, groups) in groups.iter().enumerate() {
             regions(package, layer, groups)?;
         }
-        let streamed = groups.iter().map(|groups| !groups.is_empty()).collect();
-        let (sender, blocks) = sync_channel(AHEAD);
+        let (orders, ordered) = channel();
+        let (sender, arrived) = channel();
         let counters = Arc::new(Counters::default());
         let reader = Reader {
-            engine: engine.clone(),
             package: package.clone(),
-            groups,
+            groups: groups.clone(),
             counters: counters.clone(),
         };
         thread::Builder::new()
             .name("halo-stream".into())
-            .spawn(move || reader.run(&sender))
+            .spawn(move || reader.run(&ordered, &sender))
             .map_err(EngineError::Thread)?;
-        Ok(Self {
-            streamed,
-            blocks,
+        let stream = Self {
+            package: package.clone(),
+            threads: engine.threads(),
+            groups,
+            orders,
+            arrived,
             counters,
             waiting: Duration::ZERO,
-        })
+        };
+        if let Some(first) = stream.from(0) {
+            stream.order(Order::Read(first))?;
+        }
+        Ok(stream)
     }
 
-    /// The streamed groups of a layer; waits until they are there. A pass that was given up leaves layers unused, which are
-    /// skipped here: the reader goes round anyway.
-    pub(super) fn next(&mut self, layer: usize) -> Result<Option<Block>, EngineError> {
-        if !self.streamed[layer] {
-            return Ok(None);
+    /// Adds the contribution of a layer's streamed groups for `normed` to `partial`, both `[rows, width]`.
+    pub(super) fn add(
+        &mut self,
+        layer: usize,
+        normed: &[f32],
+        partial: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let groups = &self.groups[layer];
+        if groups.is_empty() {
+            return Ok(());
         }
         let begun = Instant::now();
-        let block = loop {
-            let block = self
-                .blocks
+        loop {
+            let arrived = self
+                .arrived
                 .recv()
                 .map_err(|_| EngineError::LoadingEnded)??;
-            if block.layer() == layer {
-                break block;
+            if arrived == layer {
+                break;
             }
-        };
+            // The pass for which it was read has been given up.
+            self.order(Order::Evict(arrived))?;
+            self.order(Order::Read(layer))?;
+        }
         self.waiting += begun.elapsed();
-        Ok(Some(block))
+        if let Some(next) = self.from(layer + 1).or_else(|| self.from(0)) {
+            self.order(Order::Read(next))?;
+        }
+        unpacked::add(
+            &self.package,
+            (layer, groups),
+            self.threads,
+            normed,
+            partial,
+        )?;
+        self.order(Order::Evict(layer))
+    }
+
+    /// The first layer of which something is streamed, from a given one on.
+    fn from(&self, layer: usize) -> Option<usize> {
+        (layer..self.groups.len()).find(|layer| !self.groups[*layer].is_empty())
+    }
+
+    fn order(&self, order: Order) -> Result<(), EngineError> {
+        self.orders
+            .send(order)
+            .map_err(|_| EngineError::LoadingEnded)
     }
 
     pub(super) fn streamed(&self) -> Streamed {
-        let nanos = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
         Streamed {
             bytes: self.counters.bytes.load(Ordering::Relaxed),
-            reading: nanos(&self.counters.reading),
-            packing: nanos(&self.counters.packing),
+            reading: Duration::from_nanos(self.counters.reading.load(Ordering::Relaxed)),
             waiting: self.waiting,
         }
     }
@@ -105,49 +147,43 @@ impl Stream {
 
 /// What the reading thread works with.
 struct Reader {
-    engine: Engine,
     package: Package,
     groups: Vec<Vec<u32>>,
     counters: Arc<Counters>,
 }
 
 impl Reader {
-    /// Ends when nobody waits for the blocks any more, or with the first error.
-    fn run(&self, sender: &mpsc::SyncSender<Result<Block, EngineError>>) {
-        let streamed = |layer: &usize| !self.groups[*layer].is_empty();
-        let layers: Vec<usize> = (0..self.groups.len()).filter(streamed).collect();
-        for (index, &layer) in layers.iter().enumerate().cycle() {
-            let block = self.read(layer, layers[(index + 1) % layers.len()]);
-            let failed = block.is_err();
-            if sender.send(block).is_err() || failed {
-                return;
+    /// Ends when nobody orders anything any more, or with the first error.
+    fn run(&self, orders: &Receiver<Order>, arrived: &Sender<Result<usize, EngineError>>) {
+        for order in orders {
+            match order {
+                Order::Read(layer) => {
+                    let read = self.read(layer).map(|()| layer);
+                    let failed = read.is_err();
+                    if arrived.send(read).is_err() || failed {
+                        return;
+                    }
+                }
+                Order::Evict(layer) => {
+                    let regions = regions(&self.package, layer, &self.groups[layer]);
+                    regions.iter().flatten().for_each(|region| region.evict());
+                }
             }
         }
     }
 
-    /// Reads and packs one layer's groups, while the disk begins with those of the next.
-    fn read(&self, layer: usize, next: usize) -> Result<Block, EngineError> {
+    fn read(&self, layer: usize) -> Result<(), EngineError> {
         let begun = Instant::now();
-        let wanted = regions(&self.package, layer, &self.groups[layer])?;
-        for region in &wanted {
+        let regions = regions(&self.package, layer, &self.groups[layer])?;
+        regions.iter().for_each(|region| region.prefetch());
+        for region in &regions {
             region.read()?;
-        }
-        for region in regions(&self.package, next, &self.groups[next])? {
-            region.prefetch();
-        }
-        let read = Instant::now();
-        let block = Block::pack(&self.engine, &self.package, layer, &self.groups[layer])?;
-        let count = |counter: &AtomicU64, duration: Duration| {
-            counter.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
-        };
-        count(&self.counters.reading, read - begun);
-        count(&self.counters.packing, read.elapsed());
-        for region in &wanted {
             self.counters
                 .bytes
                 .fetch_add(region.bytes(), Ordering::Relaxed);
-            region.evict();
         }
-        Ok(block)
+        let nanos = begun.elapsed().as_nanos() as u64;
+        self.counters.reading.fetch_add(nanos, Ordering::Relaxed);
+        Ok(())
     }
 }
