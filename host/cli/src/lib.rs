@@ -56,7 +56,9 @@ enum Command {
     Chat(commands::chat::Chat),
     Node(commands::node::Node),
     Demo(commands::demo::Demo),
+    Router(commands::router::Router),
     Status(commands::status::Status),
+    Ping(commands::ping::Ping),
     #[command(subcommand)]
     Policy(commands::policy::Policy),
     #[command(subcommand)]
@@ -103,7 +105,9 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Chat(chat) => on_runtime(chat.execute(global, output)),
         Command::Node(node) => on_runtime(node.execute(global, output)),
         Command::Demo(demo) => on_runtime(demo.execute(global, output)),
+        Command::Router(router) => on_runtime(router.execute(global, output)),
         Command::Status(status) => on_runtime(status.execute(global, output)),
+        Command::Ping(ping) => on_runtime(ping.execute(global, output)),
         Command::Policy(policy) => on_runtime(policy.execute(global, output)),
         Command::Model(model) => model.execute(global, output),
         Command::Eval(eval) => eval.execute(global, output),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use halo_fabric::{Encoding, Loss, Mode};
-use halo_runtime::{Config, SyncMode};
+use halo_runtime::{Concealment, Config, SyncMode};
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -198,6 +198,10 @@ pub(crate) struct SyncOptions {
     #[arg(long, value_enum)]
     pub(crate) sync: Option<Sync>,
 
+    /// What takes the place of what a round goes on without [default: zero]
+    #[arg(long, value_enum)]
+    pub(crate) conceal: Option<Conceal>,
+
     /// Encoding of tensors on the network
     #[arg(long, value_enum)]
     pub(crate) wire: Option<Wire>,
@@ -211,6 +215,26 @@ pub(crate) enum Sync {
     Relaxed,
     /// For comparison: for everything, asking again only when TCP would
     LikeTcp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Conceal {
+    /// Nothing
+    Zero,
+    /// The mean of what that worker has sent, scaled by how well it has fitted so far
+    Mean,
+    /// What that worker sent last, scaled likewise
+    Last,
+}
+
+impl From<Conceal> for Concealment {
+    fn from(conceal: Conceal) -> Self {
+        match conceal {
+            Conceal::Zero => Self::Zero,
+            Conceal::Mean => Self::Mean,
+            Conceal::Last => Self::Last,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -233,6 +257,9 @@ impl SyncOptions {
                 Sync::Relaxed => SyncMode::Relaxed,
                 Sync::LikeTcp => SyncMode::LikeTcp,
             };
+        }
+        if let Some(conceal) = self.conceal {
+            config.sync.conceal = conceal.into();
         }
         if let Some(wire) = self.wire {
             let encoding = match wire {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use halo_fabric::{Encoding, Loss, Mode};
 use halo_policy::Limits;
-use halo_runtime::SyncMode;
 use halo_runtime::config::{Config, Network, Policies, Sync, Testing};
+use halo_runtime::{Concealment, SyncMode};
 use toml::{Table, Value};
 
 /// The project's folder.
@@ -49,6 +49,7 @@ fn filled() -> Config {
         sync: Sync {
             mode: SyncMode::Strict,
             bound_ms: 1,
+            conceal: Concealment::Last,
             activation: Encoding::F32,
             partial: Encoding::F16,
         },
@@ -118,10 +119,12 @@ fn the_example_configuration_shows_the_defaults() {
 #[test]
 fn the_example_configuration_names_every_choice() {
     let text = example();
-    let modes = [Mode::Peer, Mode::Client].map(Value::try_from);
+    let modes = [Mode::Peer, Mode::Client, Mode::Router].map(Value::try_from);
     let syncs = [SyncMode::Strict, SyncMode::Relaxed, SyncMode::LikeTcp].map(Value::try_from);
     let encodings = Encoding::ALL.map(Value::try_from);
-    for choice in modes.into_iter().chain(syncs).chain(encodings) {
+    let conceals = Concealment::ALL.map(Value::try_from);
+    let choices = modes.into_iter().chain(syncs).chain(conceals);
+    for choice in choices.chain(encodings) {
         let choice = choice.unwrap().to_string();
         assert!(text.contains(&choice), "{choice}");
     }

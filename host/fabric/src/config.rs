@@ -29,8 +29,10 @@ pub enum Mode {
     /// Connects to all other nodes directly.
     #[default]
     Peer,
-    /// Connects to a router (`zenohd`), which passes everything on.
+    /// Connects to a router, which passes everything on.
     Client,
+    /// Connects to other routers, and passes on what clients and peers send one another, as `zenohd` does.
+    Router,
 }
 
 /// A node's settings.
@@ -212,7 +214,7 @@ mod tests {
     fn zenoh_takes_the_settings() {
         let mut config = FabricConfig::new("a".parse().unwrap());
         config.connect = vec!["pi-4:7447".to_owned()];
-        for mode in [Mode::Peer, Mode::Client] {
+        for mode in [Mode::Peer, Mode::Client, Mode::Router] {
             config.mode = mode;
             let prepared = Prepared::new(&config).unwrap();
             let get = |key: &str| prepared.zenoh.get_json(key).unwrap();
@@ -237,7 +239,7 @@ mod tests {
             r"{}",
             r#"{"node": "A"}"#,
             r#"{"node": "a", "lissten": []}"#,
-            r#"{"node": "a", "mode": "router"}"#,
+            r#"{"node": "a", "mode": "broker"}"#,
             r#"{"node": "a", "faults": {"loss": {"model": "random"}}}"#,
         ] {
             assert!(serde_json::from_str::<FabricConfig>(bad).is_err(), "{bad}");

@@ -25,7 +25,7 @@ const LATER_RELIABLE: &str =
 const LATER_UNRELIABLE: &str =
     "exit_on_failure=false;retry_period_init_ms=2000;retry_period_max_ms=2000";
 
-/// Settings that connect a peer to the nodes that can be reached now, in order, and to the others in time.
+/// Settings that connect a peer or a router to the nodes that can be reached now, in order, and to the others in time.
 ///
 /// Each of `groups` is the endpoints of one node, or one endpoint by itself.
 pub(crate) async fn in_order(groups: &[Vec<String>]) -> [(&'static str, Value); 3] {
@@ -69,8 +69,14 @@ pub(crate) async fn in_order(groups: &[Vec<String>]) -> [(&'static str, Value); 
     [
         ("connect/endpoints", json!(endpoints)),
         // What zenoh does not go on without, it connects to one after the other.
-        ("connect/exit_on_failure", json!({ "peer": true })),
-        ("connect/timeout_ms", json!({ "peer": CONNECT_MS })),
+        (
+            "connect/exit_on_failure",
+            json!({ "peer": true, "router": true }),
+        ),
+        (
+            "connect/timeout_ms",
+            json!({ "peer": CONNECT_MS, "router": CONNECT_MS }),
+        ),
     ]
 }
 

@@ -26,6 +26,9 @@ pub struct Counters {
     pub dropped: Traffic,
     /// Arrived, and thrown away because they are not valid packets.
     pub malformed: Traffic,
+    /// Of those received: of no use, since they came twice, too late, for nobody here, or do not fit what is waited for.
+    #[serde(default)]
+    pub useless: u64,
     /// Not sent, because the packet was not valid or zenoh refused it.
     pub send_failures: u64,
 }
@@ -73,6 +76,7 @@ pub(crate) struct LiveCounters {
     received: [LiveTraffic; Kind::ALL.len()],
     dropped: LiveTraffic,
     malformed: LiveTraffic,
+    useless: AtomicU64,
     send_failures: AtomicU64,
 }
 
@@ -93,6 +97,10 @@ impl LiveCounters {
         self.malformed.add(bytes);
     }
 
+    pub(crate) fn useless(&self) {
+        self.useless.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn send_failure(&self) {
         self.send_failures.fetch_add(1, Ordering::Relaxed);
     }
@@ -103,6 +111,7 @@ impl LiveCounters {
             received: self.received.each_ref().map(LiveTraffic::get),
             dropped: self.dropped.get(),
             malformed: self.malformed.get(),
+            useless: self.useless.load(Ordering::Relaxed),
             send_failures: self.send_failures.load(Ordering::Relaxed),
         }
     }

@@ -7,7 +7,7 @@ use crate::{FabricConfig, FabricError, Mode};
 
 /// The zenoh endpoints to listen on, each of them free a moment ago.
 pub(crate) fn listen_endpoints(config: &FabricConfig) -> Result<Vec<String>, FabricError> {
-    if config.listen.is_empty() && config.mode == Mode::Peer {
+    if config.listen.is_empty() && config.mode != Mode::Client {
         // Without IPv6 there is no wildcard that covers both families.
         let host = if UdpSocket::bind("[::]:0").is_ok() {
             "[::]"

@@ -203,6 +203,11 @@ impl Fabric {
         Ok(self.inner.plane.receive(Arc::new(callback)))
     }
 
+    /// Counts a tensor packet that was received and is of no use: see [`Counters::useless`].
+    pub fn count_useless(&self) {
+        self.inner.plane.counters.useless();
+    }
+
     /// What has gone over the data plane.
     #[must_use]
     pub fn counters(&self) -> Counters {

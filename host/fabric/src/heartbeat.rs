@@ -112,7 +112,9 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             stranger = strangers.recv() => {
-                if let Some(link) = stranger.and_then(|node| link(&node).ok()) {
+                // Anybody can write any name into a packet.
+                let member = stranger.filter(|node| roster.announced().contains(node));
+                if let Some(link) = member.and_then(|node| link(&node).ok()) {
                     ping(&link, &plane);
                 }
             }

@@ -51,5 +51,5 @@ pub use faults::{FaultInjector, Faults, Loss};
 pub use link::Link;
 pub use node_id::{InvalidName, NodeId};
 pub use receive::Receiver;
-pub use tensor::{Accepted, Assembly, Rejection, TensorShape};
+pub use tensor::{Accepted, Assembly, Rejection, TensorShape, WINDOW};
 pub use wire::{ASK_PARTIAL, HEADER_BYTES, Header, Kind, MAX_BODY_BYTES, MAX_PACKET_BYTES, Packet};

@@ -95,6 +95,10 @@ impl DataPlane {
             return Ok(Arc::clone(link));
         }
         if links.len() >= MAX_LINKS {
+            // What nobody holds can be made anew.
+            links.retain(|_, link| Arc::strong_count(link) > 1);
+        }
+        if links.len() >= MAX_LINKS {
             return Err(FabricError::Zenoh {
                 action: format!("open the link to `{to}`"),
                 reason: format!("there are {MAX_LINKS} links already"),

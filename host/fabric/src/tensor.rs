@@ -159,15 +159,25 @@ pub enum Rejection {
     Body,
 }
 
+/// Packets of a tensor that may be under way to a node at once. So many fit into a socket's buffer as Linux makes it by default,
+/// even if nobody reads it for a while; what is beyond them is sent when it is asked for.
+pub const WINDOW: u16 = 64;
+
 /// A tensor that arrives in chunks: its values, and which of them have come.
 ///
 /// What has not come is zero. The memory is that of the shape it is made with, whatever packets say.
+///
+/// The first [`WINDOW`] chunks come by themselves, the others when they are [asked](Self::ask) for. Packets do not overtake one
+/// another, so when the last one under way is there, whatever is missing then has been lost or not been sent: it can be asked for
+/// at once, without waiting.
 #[derive(Debug, Clone)]
 pub struct Assembly {
     shape: TensorShape,
     values: Vec<f32>,
     received: Vec<u64>,
     missing: u16,
+    /// The last chunk that is under way.
+    last: u16,
 }
 
 impl Assembly {
@@ -179,6 +189,7 @@ impl Assembly {
             values: vec![0.0; shape.values()],
             received: vec![0; usize::from(shape.chunks()).div_ceil(64)],
             missing: shape.chunks(),
+            last: WINDOW.min(shape.chunks()) - 1,
         }
     }
 
@@ -241,23 +252,27 @@ impl Assembly {
         (0..self.shape.chunks()).filter(|&chunk| !self.has(chunk))
     }
 
-    /// The bodies of the packets that ask for what is missing ([`Kind::Ask`](crate::Kind::Ask)), each with the first
-    /// chunk it speaks of: one, unless the missing chunks are further apart than one packet can say.
+    /// Whether a chunk is the last one under way.
     #[must_use]
-    pub fn missing_bitmaps(&self) -> Vec<(u16, Vec<u8>)> {
-        let mut bitmaps: Vec<(u16, Vec<u8>)> = Vec::new();
-        for chunk in self.missing() {
-            let fits = |&(first, _): &(u16, _)| usize::from(chunk - first) < MAX_BODY_BYTES * 8;
-            if !bitmaps.last().is_some_and(fits) {
-                bitmaps.push((chunk, Vec::new()));
-            }
-            if let Some((first, bits)) = bitmaps.last_mut() {
-                let bit = usize::from(chunk - *first);
-                bits.resize(bit / 8 + 1, 0);
-                bits[bit / 8] |= 1 << (bit % 8);
-            }
+    pub fn is_last(&self, chunk: u16) -> bool {
+        chunk == self.last
+    }
+
+    /// The body of the packet that asks for what is missing ([`Kind::Ask`](crate::Kind::Ask)), and the first chunk that it speaks
+    /// of: as many as a [`WINDOW`] holds, and as are near enough to one another for one packet. Those are under way then.
+    pub fn ask(&mut self) -> Option<(u16, Vec<u8>)> {
+        let first = self.missing().next()?;
+        let mut bits = Vec::new();
+        let mut last = first;
+        let near = |&chunk: &u16| usize::from(chunk - first) < MAX_BODY_BYTES * 8;
+        for chunk in self.missing().take_while(near).take(usize::from(WINDOW)) {
+            let bit = usize::from(chunk - first);
+            bits.resize(bit / 8 + 1, 0);
+            bits[bit / 8] |= 1 << (bit % 8);
+            last = chunk;
         }
-        bitmaps
+        self.last = last;
+        Some((first, bits))
     }
 
     /// The values, row by row; zero where nothing has come.
@@ -282,6 +297,7 @@ impl Assembly {
         self.values.fill(0.0);
         self.received.fill(0);
         self.missing = self.shape.chunks();
+        self.last = WINDOW.min(self.missing) - 1;
     }
 }
 

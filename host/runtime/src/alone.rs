@@ -59,8 +59,8 @@ impl AloneOptions {
 /// All groups on this machine: no rounds, nothing lost.
 pub(crate) struct Alone {
     feed_forward: FeedForward,
-    /// What the pass under way goes without.
-    concealed: f32,
+    /// What the pass under way goes without, by layer.
+    concealed: Vec<f32>,
 }
 
 impl Alone {
@@ -79,7 +79,7 @@ impl Alone {
         };
         Ok(Self {
             feed_forward,
-            concealed: 0.0,
+            concealed: vec![0.0; package.shape().layers],
         })
     }
 }
@@ -89,7 +89,8 @@ impl FeedForwardSource for Alone {
 
     fn begin(&mut self, embedded: &[f32]) -> Result<(), GenerationError> {
         self.feed_forward.begin(embedded)?;
-        self.concealed = 1.0 - self.feed_forward.loaded().importance;
+        self.concealed
+            .fill(1.0 - self.feed_forward.loaded().importance);
         Ok(())
     }
 
@@ -103,8 +104,8 @@ impl Source for Alone {
         ALONE_ROWS
     }
 
-    fn concealed(&self) -> f32 {
-        self.concealed
+    fn concealed(&self) -> &[f32] {
+        &self.concealed
     }
 
     fn counts(&self) -> Counts {

@@ -8,6 +8,8 @@ use halo_fabric::{Encoding, Loss, Mode};
 use halo_policy::{Limits, Setting};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::concealer::Concealment;
+
 /// Everything a node can be told. All keys are optional; `docs/halo.toml` shows and explains each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -70,6 +72,8 @@ pub struct Sync {
     pub mode: SyncMode,
     /// Hard bound on any wait, in milliseconds: a worker that has not answered by then is suspected to be dead.
     pub bound_ms: u64,
+    /// What takes the place of what a round goes on without.
+    pub conceal: Concealment,
     /// How activations go to workers.
     pub activation: Encoding,
     /// How partials come back.
@@ -81,6 +85,7 @@ impl Default for Sync {
         Self {
             mode: SyncMode::Relaxed,
             bound_ms: 1000,
+            conceal: Concealment::default(),
             activation: Encoding::Q8,
             partial: Encoding::Q8,
         }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use halo_engine::EngineError;
-use halo_fabric::{FabricError, NodeId, ShapeError};
+use halo_fabric::{CallError, FabricError, NodeId, ShapeError};
 use halo_models::PackageError;
 use halo_policy::PolicyError;
 
@@ -154,6 +154,9 @@ pub enum NodeError {
     /// The first generation could not be set up.
     #[error(transparent)]
     Generation(#[from] GenerationError),
+    /// A node did not do what it was asked for.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// A background task ended unexpectedly.
     #[error("a background task failed: {0}")]
     Task(String),

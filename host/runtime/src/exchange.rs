@@ -1,16 +1,15 @@
 //! Sending and receiving for a leader's rounds.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
-use halo_fabric::{
-    ASK_PARTIAL, Accepted, Fabric, HEADER_BYTES, Header, Kind, Link, NodeId, TensorShape,
-};
+use halo_fabric::{ASK_PARTIAL, Accepted, Fabric, Header, Kind, Link, NodeId, TensorShape};
 use halo_policy::Order;
 
 use crate::error::GenerationError;
-use crate::inbox::Arrived;
+use crate::inbox::{Arrived, LeaderInbox};
+use crate::outgoing::{Recipient, Sent};
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::round::{Ask, Round, Standing};
@@ -24,7 +23,7 @@ const RESEND_WHOLE: u16 = 4;
 pub(crate) struct Exchange {
     fabric: Fabric,
     slot: Arc<PlanSlot>,
-    inbox: Receiver<Arrived>,
+    inbox: LeaderInbox,
     workers: Vec<Worker>,
     pub(crate) counts: Counts,
 }
@@ -39,50 +38,8 @@ pub(crate) struct Worker {
     pub(crate) gone: bool,
 }
 
-/// A round's activation as it went out, to send again.
-pub(crate) struct Sent {
-    header: Header,
-    chunks: Vec<Vec<u8>>,
-    began: Instant,
-}
-
-impl Sent {
-    /// Encodes an activation; the round begins now. Of `header` only what names the round counts.
-    pub(crate) fn new(shape: &TensorShape, values: &[f32], header: &Header) -> Self {
-        let of_tensor = Header::of_tensor(Kind::Activation, shape);
-        let header = Header {
-            layer: header.layer,
-            generation: header.generation,
-            epoch: header.epoch,
-            step: header.step,
-            ..of_tensor
-        };
-        let chunk = |chunk| {
-            let mut body = Vec::with_capacity(shape.chunk_bytes(chunk));
-            shape.encode_chunk(chunk, values, &mut body);
-            body
-        };
-        Self {
-            header,
-            chunks: (0..shape.chunks()).map(chunk).collect(),
-            began: Instant::now(),
-        }
-    }
-
-    /// Time since the round began.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    /// Whether a packet belongs to this round.
-    fn is_of(&self, header: &Header) -> bool {
-        let name = |h: &Header| (h.generation, h.epoch, h.step, h.layer);
-        name(header) == name(&self.header)
-    }
-}
-
 impl Exchange {
-    pub(crate) fn new(fabric: Fabric, slot: Arc<PlanSlot>, inbox: Receiver<Arrived>) -> Self {
+    pub(crate) fn new(fabric: Fabric, slot: Arc<PlanSlot>, inbox: LeaderInbox) -> Self {
         Self {
             fabric,
             slot,
@@ -94,7 +51,10 @@ impl Exchange {
 
     /// What has happened since the exchange was made.
     pub(crate) fn counts(&self) -> Counts {
+        let (packets_sent, bytes_sent) = self.inbox.outgoing.traffic();
         Counts {
+            packets_sent,
+            bytes_sent,
             packets_lost: self.fabric.counters().dropped.packets,
             ..self.counts
         }
@@ -149,19 +109,32 @@ impl Exchange {
         self.slot.suspect(&self.workers[worker].node);
     }
 
-    /// Sends an activation to those who owe a partial for it, as often as is ordered.
-    pub(crate) fn fan_out(&mut self, sent: &Sent, debtors: &[usize], orders: &[Order]) {
-        for (&worker, order) in debtors.iter().zip(orders) {
-            for _ in 0..order.copies {
-                if !self.workers[worker].gone {
-                    self.send_activation(worker, sent, 0);
-                }
-            }
-        }
+    /// Sends an activation to those who owe a partial for it, as often as is ordered. Of `name` only what names the round counts.
+    pub(crate) fn fan_out(
+        &self,
+        shape: &TensorShape,
+        values: &[f32],
+        name: &Header,
+        debtors: &[usize],
+        orders: &[Order],
+    ) -> Arc<Sent> {
+        let recipients = debtors.iter().zip(orders).map(|(&worker, order)| {
+            let worker = &self.workers[worker];
+            let copies = if worker.gone { 0 } else { order.copies };
+            Recipient::new(worker.node.clone(), Arc::clone(&worker.link), copies)
+        });
+        let sent = Arc::new(Sent::new(shape, values, name, recipients.collect()));
+        self.inbox.outgoing.begin(&sent);
+        sent
     }
 
-    /// Waits for what the round waits for, and asks again for what is late.
+    /// Waits for what the round waits for, and asks again for what is lost or late.
     pub(crate) fn fan_in(&mut self, round: &mut Round, debtors: &[usize], sent: &Sent) {
+        self.gather(round, debtors, sent);
+        self.inbox.outgoing.end();
+    }
+
+    fn gather(&mut self, round: &mut Round, debtors: &[usize], sent: &Sent) {
         let mut version = None;
         loop {
             let seen = self.slot.version();
@@ -177,6 +150,7 @@ impl Exchange {
             };
             match self
                 .inbox
+                .packets
                 .recv_timeout(until.saturating_sub(sent.elapsed()))
             {
                 Ok(arrived) => self.arrived(round, debtors, sent, &arrived),
@@ -204,81 +178,57 @@ impl Exchange {
             .iter()
             .position(|w| self.workers[*w].node == arrived.from);
         let Some(debtor) = debtor.filter(|_| sent.is_of(header)) else {
-            self.counts.packets_useless += 1;
+            self.useless();
             return;
         };
         let now = sent.elapsed();
         match header.kind {
             Kind::Partial => {
                 if round.accept(debtor, header, &arrived.body, now) != Accepted::New {
-                    self.counts.packets_useless += 1;
+                    self.useless();
+                } else if let Some(ask) = round.stalled(debtor, header.chunk, now) {
+                    self.ask(round, debtor, debtors[debtor], ask, sent);
                 }
             }
+            // What it asks for has been sent already, unless that waits for this node to notice.
             Kind::Ask => {
-                let flags = number(round.asked(debtor));
-                for chunk in arrived.asked() {
-                    if let Some(body) = sent.chunks.get(usize::from(chunk)) {
-                        self.send(
-                            debtors[debtor],
-                            Header {
-                                chunk,
-                                flags,
-                                ..sent.header
-                            },
-                            body,
-                        );
-                    }
+                self.counts.asked_again += 1;
+                let asked = round.asked(debtor);
+                if asked > 0 && !self.inbox.outgoing.is_prompt() {
+                    self.inbox.outgoing.repeat(sent, debtor, asked);
                 }
                 round.restarted(debtor, now);
             }
-            _ => self.counts.packets_useless += 1,
+            _ => self.useless(),
         }
     }
 
-    fn ask(&mut self, round: &Round, index: usize, worker: usize, ask: Ask, sent: &Sent) {
-        self.counts.asked_again += 1;
-        if ask == Ask::Everything && sent.header.chunks <= RESEND_WHOLE {
-            self.send_activation(worker, sent, number(round.asked(index)));
+    fn useless(&mut self) {
+        self.counts.packets_useless += 1;
+        self.fabric.count_useless();
+    }
+
+    fn ask(&mut self, round: &mut Round, index: usize, worker: usize, ask: Ask, sent: &Sent) {
+        self.counts.asked_again += u64::from(ask != Ask::Next);
+        if ask == Ask::Everything && sent.header().chunks <= RESEND_WHOLE {
+            let asked = round.asked(index);
+            self.inbox.outgoing.repeat(sent, index, asked);
             return;
         }
-        let assembly = round.assembly(index);
-        let Header {
-            encoding, chunks, ..
-        } = Header::of_tensor(Kind::Ask, assembly.shape());
-        let header = Header {
-            encoding,
-            chunks,
-            kind: Kind::Ask,
-            flags: ASK_PARTIAL,
-            ..sent.header
+        let assembly = round.assembly_mut(index);
+        let of_partial = Header::of_tensor(Kind::Ask, assembly.shape());
+        let Some((chunk, bitmap)) = assembly.ask() else {
+            return;
         };
-        for (chunk, bitmap) in assembly.missing_bitmaps() {
-            self.send(worker, Header { chunk, ..header }, &bitmap);
-        }
+        let header = Header {
+            kind: Kind::Ask,
+            encoding: of_partial.encoding,
+            flags: ASK_PARTIAL,
+            chunk,
+            chunks: of_partial.chunks,
+            ..*sent.header()
+        };
+        let link = &self.workers[worker].link;
+        self.inbox.outgoing.send(link, header, &bitmap);
     }
-
-    fn send_activation(&mut self, worker: usize, sent: &Sent, flags: u8) {
-        for (chunk, body) in (0..).zip(&sent.chunks) {
-            self.send(
-                worker,
-                Header {
-                    chunk,
-                    flags,
-                    ..sent.header
-                },
-                body,
-            );
-        }
-    }
-
-    fn send(&mut self, worker: usize, header: Header, body: &[u8]) {
-        self.counts.packets_sent += 1;
-        self.counts.bytes_sent += (HEADER_BYTES + body.len()) as u64;
-        self.workers[worker].link.send(header, body);
-    }
-}
-
-/// The number of an asking as it fits into a header. Nobody is asked 255 times within a bound.
-fn number(asked: usize) -> u8 {
-    asked.min(255) as u8
 }

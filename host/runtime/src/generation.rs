@@ -39,6 +39,9 @@ pub struct Token {
     pub text: String,
     /// Share of the predicted contribution that was concealed while computing it, 0 to 1.
     pub concealed: f32,
+    /// The same by layer; empty if nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concealed_by_layer: Vec<f32>,
     /// Seconds since the generation began.
     pub seconds: f64,
     /// What the model thought of it, if that was asked for.
@@ -83,8 +86,13 @@ pub struct Report {
     pub decode_seconds: f64,
     /// Longest pause between two tokens, in seconds.
     pub longest_pause_seconds: f64,
+    /// Median pause between two tokens, in seconds.
+    pub median_pause_seconds: f64,
     /// Share of predicted contribution concealed, averaged over the tokens.
     pub concealed: f32,
+    /// The same by layer; empty if nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concealed_by_layer: Vec<f32>,
     /// What happened on the network meanwhile, whichever generation it was for.
     pub counts: Counts,
 }
@@ -109,8 +117,8 @@ pub trait Source: FeedForwardSource<Error = GenerationError> {
         PREFILL_ROWS
     }
 
-    /// The share of predicted contribution that the last forward pass went without, 0 to 1.
-    fn concealed(&self) -> f32;
+    /// The share of predicted contribution that the last forward pass went without, 0 to 1, by layer.
+    fn concealed(&self) -> &[f32];
 
     /// What has happened since the source was made, in all generations.
     fn counts(&self) -> Counts;

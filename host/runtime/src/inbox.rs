@@ -1,10 +1,13 @@
 //! From the network's threads to those that compute.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 
-use halo_fabric::{Header, NodeId, Packet};
+use halo_fabric::{Header, Kind, NodeId, Packet};
 
-/// Packets that may wait. A prefill burst of 32 rows is a few hundred; what does not fit is lost like on the network, and
+use crate::outgoing::Outgoing;
+
+/// Packets that may wait: those of more workers than any cluster has, a window of each. What does not fit is lost like on the network, and
 /// asked for again.
 const CAPACITY: usize = 8192;
 
@@ -47,5 +50,41 @@ impl Outbox {
             body: packet.body.to_vec(),
         };
         !matches!(self.0.try_send(arrived), Err(TrySendError::Disconnected(_)))
+    }
+}
+
+/// What comes to a node that leads: packets for its thread, and the activation under way for those who ask for it.
+#[derive(Debug)]
+pub(crate) struct LeaderInbox {
+    pub(crate) packets: Receiver<Arrived>,
+    pub(crate) outgoing: Arc<Outgoing>,
+}
+
+/// The network's side of it.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaderOutbox {
+    packets: Outbox,
+    outgoing: Arc<Outgoing>,
+}
+
+/// An inbox for a leader. `prompt` is whether what was lost is sent again as soon as a worker asks for it.
+pub(crate) fn leader_inbox(prompt: bool) -> (LeaderOutbox, LeaderInbox) {
+    let (sender, packets) = inbox();
+    let outgoing = Arc::new(Outgoing::new(prompt));
+    let outbox = LeaderOutbox {
+        packets: sender,
+        outgoing: Arc::clone(&outgoing),
+    };
+    (outbox, LeaderInbox { packets, outgoing })
+}
+
+impl LeaderOutbox {
+    /// Takes a packet. False if the leader is gone.
+    pub(crate) fn push(&self, from: &NodeId, packet: &Packet<'_>) -> bool {
+        // Asking for what has not been sent yet is no news to the leader.
+        if packet.header.kind == Kind::Ask && !self.outgoing.answer(from, packet) {
+            return true;
+        }
+        self.packets.push(from, packet)
     }
 }

@@ -1,7 +1,6 @@
 //! The leader's side of rounds: the feed-forward of a generation, computed here and on workers.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep};
@@ -11,11 +10,12 @@ use halo_policy::{Debtor, Order, Round as Admission, Verdict};
 use tracing::{info, warn};
 
 use crate::arrival::Arrivals;
+use crate::concealer::Concealer;
 use crate::config::{Sync, SyncMode};
 use crate::error::GenerationError;
-use crate::exchange::{Exchange, Sent};
+use crate::exchange::Exchange;
 use crate::generation::Source;
-use crate::inbox::Arrived;
+use crate::inbox::LeaderInbox;
 use crate::plan::Plan;
 use crate::plan_slot::{PlanSlot, Prepared};
 use crate::policies::Policies;
@@ -52,9 +52,9 @@ pub(crate) struct Leader {
     /// Predicted importance of this layer's groups, adding up to 1, and of the next layer's.
     scores: Vec<f32>,
     next_scores: Vec<f32>,
-    /// Share of predicted contribution concealed, summed over the rounds of this pass.
-    concealed: f32,
-    rounds: u32,
+    /// Share of predicted contribution concealed in this pass, by layer.
+    concealed: Vec<f32>,
+    concealer: Concealer,
 }
 
 impl Leader {
@@ -64,9 +64,10 @@ impl Leader {
         policies: Arc<Policies>,
         sync: Sync,
         slot: Arc<PlanSlot>,
-        inbox: Receiver<Arrived>,
+        inbox: LeaderInbox,
         first: Prepared,
     ) -> Result<Self, GenerationError> {
+        let concealer = Concealer::new(sync.conceal);
         let mut exchange = Exchange::new(fabric, Arc::clone(&slot), inbox);
         exchange.connect(&first.plan)?;
         Ok(Self {
@@ -84,8 +85,8 @@ impl Leader {
             ends: Vec::new(),
             scores: Vec::new(),
             next_scores: Vec::new(),
-            concealed: 0.0,
-            rounds: 0,
+            concealed: vec![0.0; package.shape().layers],
+            concealer,
         })
     }
 
@@ -94,6 +95,7 @@ impl Leader {
         self.plan = prepared.plan;
         self.feed_forward = prepared.feed_forward;
         self.exchange.counts.new_placements += 1;
+        self.concealer.clear();
         info!(epoch = self.plan.epoch, "new placement in force");
         Ok(())
     }
@@ -117,8 +119,9 @@ impl Leader {
             step: self.step,
             ..Header::of_tensor(Kind::Activation, &activation)
         };
-        let sent = Sent::new(&activation, step.normed, &name);
-        self.exchange.fan_out(&sent, &debtors, &verdict.orders);
+        let sent =
+            self.exchange
+                .fan_out(&activation, step.normed, &name, &debtors, &verdict.orders);
         self.feed_forward.run(layer, step.normed, step.sum)?;
         // The answers are under way: time to predict the next layer.
         self.predict(layer + 1, step.hidden);
@@ -133,7 +136,7 @@ impl Leader {
         if self.sync.mode != SyncMode::Relaxed && !round.complete() {
             return Ok(false);
         }
-        self.settle(&round, &debtors, &shares, rows, step.sum);
+        self.settle(layer, &mut round, &debtors, &shares, rows, step.sum);
         Ok(true)
     }
 
@@ -166,7 +169,8 @@ impl Leader {
     /// Adds what came of the partials, always in the same order, and learns from when it came.
     fn settle(
         &mut self,
-        round: &Round,
+        layer: usize,
+        round: &mut Round,
         debtors: &[usize],
         shares: &[f32],
         rows: usize,
@@ -175,19 +179,21 @@ impl Leader {
         let counts = &mut self.exchange.counts;
         counts.rounds += 1;
         counts.partials += debtors.len() as u64;
-        self.rounds += 1;
+        self.concealed[layer] = 0.0;
         for (index, &w) in debtors.iter().enumerate() {
-            let assembly = round.assembly(index);
+            let worker = self.exchange.worker(w);
+            if let Some(took) = round.took(index) {
+                self.arrivals.observe(&worker.node, rows, took);
+            }
+            let device = worker.device;
+            let assembly = round.assembly_mut(index);
             if !assembly.complete() {
                 self.exchange.counts.concealed_partials += 1;
                 let missing =
                     f32::from(assembly.missing_count()) / f32::from(assembly.shape().chunks());
-                self.concealed += shares[index] * missing;
+                self.concealed[layer] += shares[index] * missing;
             }
-            if let Some(took) = round.took(index) {
-                self.arrivals
-                    .observe(&self.exchange.worker(w).node, rows, took);
-            }
+            self.concealer.conceal(device, layer, assembly);
             for (s, v) in sum.iter_mut().zip(assembly.values()) {
                 *s += v;
             }
@@ -204,18 +210,15 @@ impl Leader {
         }
     }
 
-    /// Whom to wait for.
+    /// Whom to wait for, and how often to send.
     fn verdict(&mut self, layer: usize, rows: usize, debtors: &[usize], shares: &[f32]) -> Verdict {
-        if self.sync.mode != SyncMode::Relaxed || debtors.is_empty() {
-            let orders = vec![
-                Order {
-                    needed: true,
-                    copies: 1
-                };
-                debtors.len()
-            ];
+        if self.sync.mode == SyncMode::LikeTcp || debtors.is_empty() {
+            let order = Order {
+                needed: true,
+                copies: 1,
+            };
             return Verdict {
-                orders,
+                orders: vec![order; debtors.len()],
                 patience_us: u32::MAX,
             };
         }
@@ -234,11 +237,15 @@ impl Leader {
             layer: layer as u32,
             rows: rows as u32,
             debtors: debtors.iter().zip(shares).map(debtor).collect(),
-            concealed: self.concealed(),
+            concealed: self.concealed[..layer].iter().sum::<f32>() / layer.max(1) as f32,
         };
         let answer = self.policies.scheduler().admit(&admission);
         self.exchange.counts.policy_faults += u64::from(answer.fault.is_some());
-        answer.value
+        let mut verdict = answer.value;
+        if self.sync.mode == SyncMode::Strict {
+            verdict.orders.iter_mut().for_each(|o| o.needed = true);
+        }
+        verdict
     }
 
     /// Scores a layer from the residual stream of the round before it: of the rows whose next token is wanted, the mean.
@@ -274,8 +281,7 @@ impl FeedForwardSource for Leader {
 
     fn begin(&mut self, embedded: &[f32]) -> Result<(), GenerationError> {
         self.step = self.step.wrapping_add(1);
-        self.concealed = 0.0;
-        self.rounds = 0;
+        self.concealed.fill(0.0);
         self.predict(0, embedded);
         Ok(())
     }
@@ -301,12 +307,8 @@ impl FeedForwardSource for Leader {
 }
 
 impl Source for Leader {
-    fn concealed(&self) -> f32 {
-        if self.rounds > 0 {
-            self.concealed / self.rounds as f32
-        } else {
-            0.0
-        }
+    fn concealed(&self) -> &[f32] {
+        &self.concealed
     }
 
     fn counts(&self) -> Counts {

@@ -1,7 +1,7 @@
 //! One host process: its engine, its place on the network, what it computes for others, and what it leads.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halo_engine::{Engine, EngineOptions};
 use halo_fabric::{
@@ -11,13 +11,14 @@ use halo_models::Package;
 use tokio::sync::watch;
 
 use crate::assignments::Assignments;
-use crate::config::Config;
+use crate::config::{Config, SyncMode};
 use crate::error::{GenerationError, NodeError};
 use crate::generator::Generator;
-use crate::inbox::{Outbox, inbox};
+use crate::inbox::{LeaderInbox, LeaderOutbox, inbox, leader_inbox};
 use crate::leader::Leader;
 use crate::messages::Profile;
 use crate::operations::Operations;
+use crate::ping::{Ping, Pinged};
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::planner::Planner;
@@ -26,6 +27,9 @@ use crate::{cluster, memory, speed, worker};
 
 /// Share of the available memory that feed-forward groups may take if the configuration does not say.
 const MEMORY_SHARE: f64 = 0.5;
+
+/// Between two looks at who is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A running node.
 pub struct Node {
@@ -36,7 +40,7 @@ pub struct Node {
     fabric: Fabric,
     profile: Profile,
     /// Where packets for the generation that this node leads go, while it leads one.
-    leading: Arc<Mutex<Option<Outbox>>>,
+    leading: Arc<Mutex<Option<LeaderOutbox>>>,
     stop: watch::Sender<bool>,
     _receiver: Receiver,
     _service: Service,
@@ -76,7 +80,7 @@ impl Node {
             ..profile
         };
         let assignments = Assignments::new(engine.clone(), package.clone(), profile.memory);
-        let leading = Arc::new(Mutex::new(None::<Outbox>));
+        let leading = Arc::new(Mutex::new(None::<LeaderOutbox>));
         let receiver = receive(&fabric, &assignments, package, serves, &leading)?;
         let operations = Operations {
             fabric: fabric.clone(),
@@ -154,8 +158,7 @@ impl Node {
             }
         };
         let plan = Arc::clone(&first.plan);
-        let (outbox, inbox) = inbox();
-        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outbox);
+        let inbox = self.inbox();
         let (fabric, policies, sync) = (
             self.fabric.clone(),
             Arc::clone(&self.policies),
@@ -172,6 +175,69 @@ impl Node {
                 .map_err(|e| NodeError::Task(e.to_string()))??,
             plan,
         ))
+    }
+
+    /// Where packets for what this node leads arrive from now on.
+    fn inbox(&self) -> LeaderInbox {
+        let prompt = self.config.sync.mode != SyncMode::LikeTcp;
+        let (outbox, inbox) = leader_inbox(prompt);
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outbox);
+        inbox
+    }
+
+    /// The workers with this node's model, once there are at least `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// There are fewer within `patience`.
+    pub async fn workers(
+        &self,
+        wanted: usize,
+        patience: Duration,
+    ) -> Result<Vec<NodeId>, NodeError> {
+        let end = Instant::now() + patience;
+        loop {
+            let found = cluster::profiles(&self.fabric).await;
+            let found = found.into_values().filter_map(Result::ok);
+            let workers: Vec<NodeId> = found
+                .filter(|p| p.serves && p.model == self.profile.model)
+                .map(|p| p.node)
+                .collect();
+            if workers.len() >= wanted {
+                return Ok(workers);
+            }
+            if Instant::now() >= end {
+                return Err(self.no_workers(wanted, patience).await);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Measures `rounds` rounds of `rows` rows with a worker that computes nothing in them. Each packet is sent `copies` times.
+    ///
+    /// # Errors
+    ///
+    /// The worker does not agree.
+    pub async fn ping(
+        &self,
+        worker: &NodeId,
+        rounds: usize,
+        rows: usize,
+        copies: u8,
+    ) -> Result<Pinged, NodeError> {
+        let inbox = self.inbox();
+        let ping = Ping::prepare(
+            self.fabric.clone(),
+            &self.package,
+            self.config.sync.clone(),
+            inbox,
+            worker.clone(),
+            rows,
+        );
+        let ping = ping.await?;
+        tokio::task::spawn_blocking(move || ping.run(rounds, copies))
+            .await
+            .map_err(|e| NodeError::Task(e.to_string()))
     }
 
     async fn no_workers(&self, wanted: usize, patience: Duration) -> NodeError {
@@ -259,7 +325,7 @@ fn receive(
     assignments: &Assignments,
     package: &Package,
     serves: bool,
-    leading: &Arc<Mutex<Option<Outbox>>>,
+    leading: &Arc<Mutex<Option<LeaderOutbox>>>,
 ) -> Result<Receiver, NodeError> {
     let work = if serves {
         let (outbox, inbox) = inbox();
@@ -286,12 +352,11 @@ fn receive(
                 work.push(from, &packet);
             }
         } else {
-            let mut leading = leading.lock().unwrap_or_else(PoisonError::into_inner);
-            if leading
-                .as_ref()
-                .is_some_and(|outbox| !outbox.push(from, &packet))
-            {
-                *leading = None;
+            // Answering may take a while, and others have packets too.
+            let lock = || leading.lock().unwrap_or_else(PoisonError::into_inner);
+            let outbox = lock().clone();
+            if outbox.is_some_and(|outbox| !outbox.push(from, &packet)) {
+                *lock() = None;
             }
         }
     })?)

@@ -4,7 +4,8 @@
 //! generation is offered it, between two rounds. Nor does it stop listening meanwhile: who is gone is told at once, and an
 //! attempt at a placement that counts on somebody who is gone is given up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,10 @@ const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a suspected node is asked whether it is back.
 const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a node that does not take its part is left out: at first, and at most.
+const SHORTEST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(300);
+
 /// Nodes that come up together are planned for together.
 const SETTLE: Duration = Duration::from_millis(150);
 
@@ -54,8 +59,10 @@ struct Known {
     profiles: BTreeMap<NodeId, Profile>,
     /// Nodes that are alive by their liveliness token but do not answer. They are asked until they do.
     suspects: BTreeSet<NodeId>,
-    /// Nodes that do not take a part, and said why. They are left out until they restart.
-    unwilling: BTreeSet<NodeId>,
+    /// Nodes that did not take their part, and said why: from when on they are offered one again, and how long that was.
+    unwilling: BTreeMap<NodeId, (Instant, Duration)>,
+    /// When the first of them is.
+    offer: Option<Instant>,
     /// Profiles that are asked for.
     asked: BTreeSet<NodeId>,
     questions: JoinSet<(NodeId, Result<Profile, CallError>)>,
@@ -122,6 +129,10 @@ impl Planner {
                     due.get_or_insert_with(Instant::now);
                 }
                 () = tokio::time::sleep(SUSPECT_INTERVAL), if !known.suspects.is_empty() => self.ask_profiles(&mut known, true),
+                () = tokio::time::sleep_until(known.offer.unwrap_or_else(Instant::now)), if known.offer.is_some() => {
+                    known.plan_offer();
+                    due.get_or_insert_with(Instant::now);
+                }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;
                     attempt = self.begin(&mut known);
@@ -191,7 +202,7 @@ impl Planner {
             Outcome::Declined(node, error) => {
                 warn!("{node} does not take its part: {error}");
                 if matches!(error, CallError::Refused { .. }) {
-                    known.unwilling.insert(node);
+                    known.unwilling(node);
                 } else {
                     known.suspects.insert(node);
                 }
@@ -204,6 +215,9 @@ impl Planner {
     fn put(&self, known: &mut Known, prepared: Prepared) {
         let plan = &prepared.plan;
         info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
+        known
+            .unwilling
+            .retain(|node, _| !plan.devices.contains(node));
         known.planned.extend(plan.devices.iter().skip(1).cloned());
         known.current = Some(Arc::clone(plan));
         known.anew = false;
@@ -296,7 +310,29 @@ impl Planner {
 impl Known {
     /// Whether a node cannot have a part in a placement.
     fn is_out(&self, node: &NodeId) -> bool {
-        !self.alive.contains(node) || self.suspects.contains(node) || self.unwilling.contains(node)
+        !self.alive.contains(node)
+            || self.suspects.contains(node)
+            || self
+                .unwilling
+                .get(node)
+                .is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    /// A node does not take its part now. It may later: what other leaders hold may be free then.
+    fn unwilling(&mut self, node: NodeId) {
+        let entry = self.unwilling.entry(node);
+        let wait = match &entry {
+            Entry::Occupied(entry) => (2 * entry.get().1).min(LONGEST_REST),
+            Entry::Vacant(_) => SHORTEST_REST,
+        };
+        entry.insert_entry((Instant::now() + wait, wait));
+        self.plan_offer();
+    }
+
+    fn plan_offer(&mut self) {
+        let now = Instant::now();
+        let times = self.unwilling.values().map(|(until, _)| *until);
+        self.offer = times.filter(|until| *until > now).min();
     }
 
     /// Whether any of a placement's workers is out. Of `devices` the first is this node.
@@ -308,6 +344,6 @@ impl Known {
         let alive = &self.alive;
         self.profiles.retain(|node, _| alive.contains(node));
         self.suspects.retain(|node| alive.contains(node));
-        self.unwilling.retain(|node| alive.contains(node));
+        self.unwilling.retain(|node, _| alive.contains(node));
     }
 }

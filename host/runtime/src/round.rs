@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use halo_fabric::{Accepted, Assembly, Header, TensorShape};
 
+use crate::sending::Sending;
+
 /// When missing packets are asked for again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Repair {
@@ -16,14 +18,17 @@ pub(crate) struct Repair {
     pub(crate) ceiling: Duration,
     /// Each further wait is longer by this factor.
     pub(crate) backoff: f64,
+    /// What is known to be lost is asked for at once.
+    pub(crate) prompt: bool,
 }
 
 impl Repair {
     /// At the scale of a round trip: the network is expected to lose packets, not to be congested by a few KB.
     pub(crate) const ADAPTIVE: Self = Self {
         floor: Duration::from_micros(400),
-        ceiling: Duration::from_millis(50),
+        ceiling: Duration::from_millis(10),
         backoff: 1.5,
+        prompt: true,
     };
 
     /// What Linux's TCP does with a lone small segment: nothing for 200 ms, then twice as long each time.
@@ -31,12 +36,13 @@ impl Repair {
         floor: Duration::from_millis(200),
         ceiling: Duration::from_secs(120),
         backoff: 2.0,
+        prompt: false,
     };
 }
 
 /// One worker's debt in a round.
-#[derive(Debug)]
-pub(crate) struct Debt {
+#[derive(Debug, Clone)]
+struct Debt {
     assembly: Assembly,
     /// Waited for until the bound, not just until the patience ends.
     needed: bool,
@@ -45,7 +51,7 @@ pub(crate) struct Debt {
     complete: bool,
     /// When it was asked again, each time.
     asked: Vec<Duration>,
-    /// Only some of its chunks were asked for again, so nothing says which asking brought the last one.
+    /// Something was lost on the way and asked for by itself, so nothing says how long the whole took.
     mended: bool,
     /// How long the answer took, from the asking that it answers.
     took: Option<Duration>,
@@ -60,6 +66,8 @@ pub(crate) enum Ask {
     Everything,
     /// Some chunks have come: the others are wanted.
     Missing,
+    /// All that were sent have come: the next are wanted.
+    Next,
 }
 
 /// Where a round stands.
@@ -71,7 +79,7 @@ pub(crate) enum Standing {
     Over,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Round {
     debts: Vec<Debt>,
     repair: Repair,
@@ -126,11 +134,10 @@ impl Round {
         let accepted = debt.assembly.accept(header, body);
         if !debt.complete && debt.assembly.complete() {
             debt.complete = true;
-            let answered = usize::from(header.flags);
-            let since = if answered == 0 {
-                Some(Duration::ZERO)
-            } else {
-                debt.asked.get(answered - 1).copied()
+            let since = match Sending::of_flags(header.flags).number {
+                0 => Some(Duration::ZERO),
+                Sending::LAST => None,
+                answered => debt.asked.get(usize::from(answered) - 1).copied(),
             };
             debt.took = since
                 .filter(|_| !debt.mended)
@@ -139,14 +146,31 @@ impl Round {
         accepted
     }
 
+    /// What to ask a debtor that has nothing more under way after this chunk, though some are missing. Counts it as asked.
+    pub(crate) fn stalled(&mut self, debtor: usize, chunk: u16, now: Duration) -> Option<Ask> {
+        let debt = &mut self.debts[debtor];
+        if !debt.open() || !debt.assembly.is_last(chunk) {
+            return None;
+        }
+        let lost = debt.assembly.missing().next() < Some(chunk);
+        if lost && !self.repair.prompt {
+            return None;
+        }
+        debt.mended |= lost;
+        debt.asked.push(now);
+        debt.next_ask = now + debt.wait;
+        Some(if lost { Ask::Missing } else { Ask::Next })
+    }
+
     /// The debtor will not answer. What has come of its partial still counts.
     pub(crate) fn gone(&mut self, debtor: usize) {
         self.debts[debtor].gone = true;
     }
 
-    /// The debtor asked for the activation: it is alive and just beginning, so the next wait starts now.
+    /// The debtor asked for what it lost of the activation: it is alive and just beginning, so the next wait starts now.
     pub(crate) fn restarted(&mut self, debtor: usize, now: Duration) {
         let debt = &mut self.debts[debtor];
+        debt.mended = true;
         debt.next_ask = debt.next_ask.max(now + debt.wait);
     }
 
@@ -201,8 +225,14 @@ impl Round {
     }
 
     /// A debtor's assembly.
-    pub(crate) fn assembly(&self, debtor: usize) -> &Assembly {
+    #[cfg(test)]
+    fn assembly(&self, debtor: usize) -> &Assembly {
         &self.debts[debtor].assembly
+    }
+
+    /// A debtor's assembly, to ask for what is missing or to conceal it.
+    pub(crate) fn assembly_mut(&mut self, debtor: usize) -> &mut Assembly {
+        &mut self.debts[debtor].assembly
     }
 
     /// How long the debtor's answer took from the asking that it answers, if that is known. Answers that came late enough to
@@ -234,5 +264,7 @@ impl Debt {
     }
 }
 
+#[cfg(test)]
+mod model_check;
 #[cfg(test)]
 mod tests;

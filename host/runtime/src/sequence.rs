@@ -26,12 +26,14 @@ pub(crate) struct Sequence {
     sampler: Sampler,
     decoder: DecodeStream,
     stops: StopStrings,
-    /// Rows run since the last token, and the share concealed in them, added up.
+    /// Rows run since the last token, and the share concealed in them by layer, added up.
     rows: usize,
-    concealed: f32,
+    concealed: Vec<f32>,
     started: Instant,
     first: Option<Instant>,
     last: Instant,
+    /// Seconds between tokens.
+    pauses: Vec<f64>,
     before: Counts,
     report: Report,
 }
@@ -91,10 +93,11 @@ impl Sequence {
             decoder: tokenizer.decode_stream(&tokens),
             stops: StopStrings::new(request.stop.clone()),
             rows: 0,
-            concealed: 0.0,
+            concealed: vec![0.0; shape.layers],
             started: now,
             first: None,
             last: now,
+            pauses: Vec::new(),
             before,
             report: Report {
                 prompt_tokens: tokens.len(),
@@ -132,11 +135,13 @@ impl Sequence {
         }
     }
 
-    /// Rows have been run, with this share of their predicted contribution concealed.
-    pub(crate) fn ran(&mut self, rows: usize, concealed: f32) {
+    /// Rows have been run, with these shares of their predicted contribution concealed, by layer.
+    pub(crate) fn ran(&mut self, rows: usize, concealed: &[f32]) {
         self.rows += rows;
-        self.concealed += concealed * rows as f32;
-        self.whole &= concealed == 0.0;
+        for (sum, concealed) in self.concealed.iter_mut().zip(concealed) {
+            *sum += concealed * rows as f32;
+        }
+        self.whole &= concealed.iter().all(|concealed| *concealed == 0.0);
     }
 
     /// Whether nothing more is to come, whatever the model says.
@@ -154,19 +159,15 @@ impl Sequence {
         let id = self.sampler.next(logits).ok_or(GenerationError::NoLogits)?;
         let now = Instant::now();
         if self.first.is_some() {
-            let pause = (now - self.last).as_secs_f64();
-            let longest = &mut self.report.longest_pause_seconds;
-            *longest = longest.max(pause);
+            self.pauses.push((now - self.last).as_secs_f64());
         }
         self.last = now;
         self.first.get_or_insert(now);
         if self.eos.contains(&id) && !self.request.ignore_eos {
             return Ok((None, Some(Finish::EndOfText)));
         }
-        let concealed = std::mem::take(&mut self.concealed) / self.rows.max(1) as f32;
-        self.rows = 0;
         let index = self.report.tokens.len();
-        self.report.concealed += (concealed - self.report.concealed) / (index + 1) as f32;
+        let (concealed, concealed_by_layer) = self.take_concealed();
         self.report.tokens.push(id);
         let (text, stop) = self.stops.push(&self.decoder.push(id)?);
         self.report.text.push_str(&text);
@@ -185,10 +186,33 @@ impl Sequence {
             id,
             text,
             concealed,
+            concealed_by_layer,
             seconds: (now - self.started).as_secs_f64(),
             logprobs: unpenalised.map(|(top, logits)| logprobs(&self.tokenizer, &logits, id, top)),
         };
         Ok((Some(token), finish))
+    }
+
+    /// What the token that has come went without, as a whole and by layer. The report takes it into its means.
+    fn take_concealed(&mut self) -> (f32, Vec<f32>) {
+        let rows = std::mem::take(&mut self.rows).max(1) as f32;
+        let tokens = self.report.tokens.len() as f32;
+        let layers = self.concealed.len();
+        let mut by_layer = std::mem::replace(&mut self.concealed, vec![0.0; layers]);
+        by_layer.iter_mut().for_each(|share| *share /= rows);
+        let whole = by_layer.iter().sum::<f32>() / layers.max(1) as f32;
+        if whole == 0.0 {
+            by_layer.clear();
+        } else {
+            self.report.concealed_by_layer.resize(layers, 0.0);
+        }
+        let report = &mut self.report;
+        report.concealed += (whole - report.concealed) / (tokens + 1.0);
+        for (layer, mean) in report.concealed_by_layer.iter_mut().enumerate() {
+            let share = by_layer.get(layer).copied().unwrap_or_default();
+            *mean += (share - *mean) / (tokens + 1.0);
+        }
+        (whole, by_layer)
     }
 
     /// Ends it: its report, and what it has computed, if that is what the model says.
@@ -210,6 +234,10 @@ impl Sequence {
         let first = self.first.unwrap_or(self.last);
         report.prefill_seconds = (first - self.started).as_secs_f64();
         report.decode_seconds = (self.last - first).as_secs_f64();
+        self.pauses.sort_by(f64::total_cmp);
+        report.longest_pause_seconds = self.pauses.last().copied().unwrap_or_default();
+        let median = self.pauses.get(self.pauses.len() / 2);
+        report.median_pause_seconds = median.copied().unwrap_or_default();
         report.counts = counts.since(&self.before);
         self.tokens.truncate(self.cache.length());
         let computed = self.whole.then_some(Computed {

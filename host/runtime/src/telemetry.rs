@@ -11,7 +11,7 @@ pub struct Counts {
     pub partials: u64,
     /// Partials of which something was concealed.
     pub concealed_partials: u64,
-    /// Times a worker was asked again.
+    /// Times that something lost was asked for again, there or here.
     pub asked_again: u64,
     /// Tensor packets sent.
     pub packets_sent: u64,

@@ -1,15 +1,17 @@
 //! The worker's side of a round: gather an activation, compute, answer, and answer again when asked.
 //!
-//! A worker has no timer. Whatever is lost, the leader notices and asks; so a worker that is left alone costs nothing.
+//! A worker has no timer. It asks when it sees that something was lost; what it cannot see, the leader notices and asks. So a
+//! worker that is left alone costs nothing.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 
-use halo_fabric::{ASK_PARTIAL, Accepted, Assembly, Fabric, Header, Kind, NodeId, TensorShape};
+use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, TensorShape, WINDOW};
 use tracing::{debug, warn};
 
 use crate::assignments::{Assignment, Assignments};
+use crate::gathering::{Gathering, Step};
 use crate::inbox::Arrived;
 
 /// Rounds remembered, over all leaders, so that asking again costs no computing. A leader has one under way at a time.
@@ -31,10 +33,8 @@ struct Key {
 #[derive(Debug)]
 struct Work {
     key: Key,
-    activation: Assembly,
+    gathering: Gathering,
     partial: Option<Partial>,
-    /// The leader's last asking that was answered in full; see `Header::flags`.
-    answered: u8,
 }
 
 #[derive(Debug)]
@@ -80,11 +80,13 @@ impl Worker<'_> {
             layer: header.layer,
         };
         let Some(assignment) = self.assignments.get(&key.leader, key.epoch) else {
+            self.fabric.count_useless();
             debug!(leader = %key.leader, epoch = key.epoch, "packet for a placement that this node does not have");
             return;
         };
         let mut assignment = assignment.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = self.round(&key, header, &assignment) else {
+            self.fabric.count_useless();
             debug!(leader = %key.leader, rows = header.rows, width = header.width, "packet of a shape that no round here has");
             return;
         };
@@ -110,82 +112,69 @@ impl Worker<'_> {
         }
         self.rounds.push_back(Work {
             key: key.clone(),
-            activation: Assembly::new(shape),
+            gathering: Gathering::new(shape),
             partial: None,
-            answered: 0,
         });
         Some(self.rounds.len() - 1)
     }
 
     fn activation(&mut self, index: usize, arrived: &Arrived, assignment: &mut Assignment) {
         let work = &mut self.rounds[index];
-        if let Accepted::Rejected(reason) = work.activation.accept(&arrived.header, &arrived.body) {
-            debug!(leader = %work.key.leader, ?reason, "activation refused");
-            return;
-        }
-        if !work.activation.complete() {
-            return;
-        }
-        let asking = arrived.header.flags;
-        if work.partial.is_none() {
-            match compute(work, assignment) {
-                Ok(partial) => work.partial = Some(partial),
+        match work.gathering.take(&arrived.header, &arrived.body) {
+            Step::Nothing => {}
+            Step::Useless => self.fabric.count_useless(),
+            Step::Ask => self.ask(index),
+            Step::Compute { copies } => match compute(work, assignment) {
+                Ok(partial) => {
+                    work.partial = Some(partial);
+                    self.answer(index, copies, 0..WINDOW);
+                }
                 Err(error) => {
                     warn!(leader = %work.key.leader, layer = work.key.layer, "cannot compute: {error}");
-                    return;
                 }
-            }
-        } else if asking <= work.answered {
-            // A duplicate, or the second chunk of an activation that was sent again and answered already.
-            return;
+            },
+            Step::Answer { copies } => self.answer(index, copies, 0..WINDOW),
         }
-        work.answered = asking;
-        self.answer(index, None);
     }
 
     /// The leader misses chunks of a partial.
-    fn asked(&self, index: usize, arrived: &Arrived) {
-        let work = &self.rounds[index];
-        if work.partial.is_some() {
-            self.answer(index, Some(arrived));
-            return;
-        }
-        // What was lost is the activation. Only what is missing of it is asked for.
-        let Ok(link) = self.fabric.link(&work.key.leader) else {
-            return;
-        };
-        let header = work.header(Kind::Ask, work.activation.shape());
-        for (first, bitmap) in work.activation.missing_bitmaps() {
-            link.send(
-                Header {
-                    chunk: first,
-                    ..header
-                },
-                &bitmap,
-            );
+    fn asked(&mut self, index: usize, arrived: &Arrived) {
+        if self.rounds[index].partial.is_some() {
+            self.answer(index, 1, arrived.asked());
+        } else {
+            // What was lost is the activation.
+            self.ask(index);
         }
     }
 
-    /// Sends the partial: all of it, or the chunks that are asked for.
-    fn answer(&self, index: usize, asked: Option<&Arrived>) {
+    /// Asks for what is missing of an activation.
+    fn ask(&mut self, index: usize) {
+        let work = &mut self.rounds[index];
+        let header = work.header(Kind::Ask, work.gathering.activation().shape());
+        let Ok(link) = self.fabric.link(&work.key.leader) else {
+            return;
+        };
+        if let Some((chunk, bitmap)) = work.gathering.ask() {
+            link.send(Header { chunk, ..header }, &bitmap);
+        }
+    }
+
+    /// Sends chunks of the partial, each so often.
+    fn answer(&self, index: usize, copies: u8, chunks: impl Iterator<Item = u16>) {
         let work = &self.rounds[index];
         let (Some(partial), Ok(link)) = (&work.partial, self.fabric.link(&work.key.leader)) else {
             return;
         };
         let header = work.header(Kind::Partial, &partial.shape);
         let mut body = Vec::new();
-        let mut send = |chunk: u16| {
-            if chunk < partial.shape.chunks() {
-                body.clear();
-                partial
-                    .shape
-                    .encode_chunk(chunk, &partial.values, &mut body);
+        for chunk in chunks.take_while(|chunk| *chunk < partial.shape.chunks()) {
+            body.clear();
+            partial
+                .shape
+                .encode_chunk(chunk, &partial.values, &mut body);
+            for _ in 0..copies {
                 link.send(Header { chunk, ..header }, &body);
             }
-        };
-        match asked {
-            None => (0..partial.shape.chunks()).for_each(&mut send),
-            Some(arrived) => arrived.asked().for_each(&mut send),
         }
     }
 }
@@ -195,7 +184,7 @@ impl Work {
         Header {
             layer: self.key.layer,
             flags: if kind == Kind::Partial {
-                self.answered
+                self.gathering.answered().flags()
             } else {
                 0
             },
@@ -208,7 +197,7 @@ impl Work {
 }
 
 fn compute(work: &Work, assignment: &mut Assignment) -> Result<Partial, String> {
-    let activation = &work.activation;
+    let activation = work.gathering.activation();
     let shape = TensorShape::new(
         activation.shape().rows(),
         activation.shape().width(),

@@ -2,11 +2,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use halo_engine::{Backbone, Engine, EngineOptions, FeedForward};
-use halo_eval::{Documents, Rule, perplexity};
+use halo_engine::{Backbone, Engine, EngineOptions};
+use halo_eval::{Documents, Lossy, LossyOptions, Rule, perplexity};
+use halo_fabric::Encoding;
 
 use crate::model_path;
-use crate::options::{Global, ModelOption, Text};
+use crate::options::{Conceal, Global, ModelOption, Text, at_least_one, share};
 use crate::output::Output;
 use crate::progress;
 
@@ -34,6 +35,30 @@ pub(crate) struct Perplexity {
     /// Documents of each text to use at most
     #[arg(long, value_name = "N")]
     documents: Option<usize>,
+
+    #[command(flatten)]
+    lossy: LossyArgs,
+}
+
+/// A cluster to imitate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Loss")]
+struct LossyArgs {
+    /// Spread the groups over a leader and so many workers, evenly, as a cluster would
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "loss", value_parser = at_least_one())]
+    workers: usize,
+
+    /// Lose this share of the packets with workers' results, such as 0.1, and ask for nothing again
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    loss: Option<f64>,
+
+    /// Seed of the choice which packets to lose
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "loss")]
+    loss_seed: u64,
+
+    /// What takes the place of what is lost
+    #[arg(long, value_enum, default_value = "zero", requires = "loss")]
+    conceal: Conceal,
 }
 
 impl Eval {
@@ -45,6 +70,17 @@ impl Eval {
 }
 
 impl Perplexity {
+    /// A cluster's feed-forward; without loss to imitate, that of a leader by itself.
+    fn lossy(&self) -> LossyOptions {
+        LossyOptions {
+            workers: self.lossy.loss.map_or(0, |_| self.lossy.workers),
+            loss: self.lossy.loss.unwrap_or(0.0),
+            conceal: self.lossy.conceal.into(),
+            encoding: Encoding::Q8,
+            seed: self.lossy.loss_seed,
+        }
+    }
+
     fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         let config = global.config()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
@@ -54,7 +90,7 @@ impl Perplexity {
             ..EngineOptions::default()
         })?;
         let mut backbone = Backbone::load(&engine, &package)?;
-        let mut feed_forward = FeedForward::load_all(&engine, &package)?;
+        let mut feed_forward = Lossy::load(&engine, &package, &self.lossy())?;
         let tokenizer = package.tokenizer()?;
         for text in &self.text {
             let mut documents =

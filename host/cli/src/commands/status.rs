@@ -90,7 +90,7 @@ pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
     let mut members = fabric.members();
     // Each address is a node's, and announces it as soon as it is reached; a router announces whom it knows.
     let expected = match config.network.mode {
-        Mode::Peer => config.network.connect.len().max(1),
+        Mode::Peer | Mode::Router => config.network.connect.len().max(1),
         Mode::Client => 1,
     };
     // Whoever has not come by then is not there.

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use halo_runtime::PolicyEntry;
+use halo_runtime::{Pinged, PolicyEntry};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -61,6 +61,12 @@ pub(crate) fn evenly<'a>(sync: &'a str, wire: &'a str) -> [&'a str; 6] {
     ]
 }
 
+/// Network options of a node that listens on a port, and waits to be connected to.
+pub(crate) fn listening_at(port: u16) -> Vec<String> {
+    let address = format!("127.0.0.1:{port}");
+    ["--no-scouting".into(), "--listen".into(), address].to_vec()
+}
+
 /// Workers, and what it takes to lead them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -82,12 +88,33 @@ pub(crate) struct Worker {
 }
 
 impl Cluster {
-    /// Starts so many workers.
+    /// Starts so many workers, at addresses that the leader is told.
     pub(crate) fn start(setup: Setup, workers: usize) -> Self {
+        let mut cluster = Self::new(setup);
+        for _ in 0..workers {
+            let port = free_port();
+            let network = listening_at(port);
+            cluster.start_worker(port, &network);
+        }
+        cluster.workers.iter_mut().for_each(Worker::wait_ready);
+        cluster
+    }
+
+    /// Starts a worker for each of these lists of network options.
+    pub(crate) fn start_over(setup: Setup, networks: &[Vec<String>]) -> Self {
+        let mut cluster = Self::new(setup);
+        for network in networks {
+            cluster.start_worker(0, network);
+        }
+        cluster.workers.iter_mut().for_each(Worker::wait_ready);
+        cluster
+    }
+
+    fn new(setup: Setup) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let place = Place::take();
-        let mut cluster = Self {
+        Self {
             setup,
             name: format!("test-{}-{number}", std::process::id()),
             folder: tempfile::tempdir().expect("a folder"),
@@ -95,46 +122,39 @@ impl Cluster {
             workers: Vec::new(),
             started: 0,
             _place: place,
-        };
-        for _ in 0..workers {
-            let worker = cluster.start_worker(&[]);
-            cluster.workers.push(worker);
         }
-        cluster.workers.iter_mut().for_each(Worker::wait_ready);
-        cluster
     }
 
     /// Starts one more worker, which finds the leader.
     pub(crate) fn join(&mut self) -> &mut Worker {
         // Nobody knows it, so it connects to everybody.
-        let mut known = self.addresses();
-        known.push(self.leader.clone());
-        let mut worker = self.start_worker(&known);
+        let port = free_port();
+        let mut network = listening_at(port);
+        for address in self.addresses().into_iter().chain([self.leader.clone()]) {
+            network.extend(["--connect".into(), address]);
+        }
+        let worker = self.start_worker(port, &network);
         worker.wait_ready();
-        self.workers.push(worker);
-        self.workers.last_mut().expect("the one just added")
+        worker
     }
 
-    fn start_worker(&mut self, known: &[String]) -> Worker {
+    fn start_worker(&mut self, port: u16, network: &[String]) -> &mut Worker {
         self.started += 1;
         let name = format!("worker-{}", self.started);
-        let port = free_port();
         let mut command = halo(["node", "--json", "--cluster", &self.name, "--name", &name]);
-        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        command.args(network);
         self.node(&mut command, &name, self.started as u64);
-        for address in known {
-            command.args(["--connect", address]);
-        }
-        Worker {
+        self.workers.push(Worker {
             process: Process::start(&name, command),
             name,
             port,
-        }
+        });
+        self.workers.last_mut().expect("the one just added")
     }
 
     /// Options of every node.
     fn node(&self, command: &mut Command, name: &str, seed: u64) {
-        command.args(["--no-scouting", "--threads", "1"]);
+        command.args(["--threads", "1"]);
         command.args(["--memory", &self.memory().to_string()]);
         command.args(["--loss", &self.setup.loss.to_string()]);
         command.args(["--loss-seed", &seed.to_string()]);
@@ -175,11 +195,28 @@ impl Cluster {
 
     /// Has a leader generate so many tokens with all the workers.
     pub(crate) fn lead(&self, tokens: usize, options: &[&str]) -> Leader {
-        let mut command = self.leading(tokens, options);
-        command.args(["--listen", &self.leader]);
-        for address in self.addresses() {
-            command.args(["--connect", &address]);
+        self.lead_at(LEADER, &self.leader, tokens, options)
+    }
+
+    /// As [`lead`](Self::lead), by another name.
+    pub(crate) fn lead_as(&self, name: &str, tokens: usize, options: &[&str]) -> Leader {
+        let address = format!("127.0.0.1:{}", free_port());
+        self.lead_at(name, &address, tokens, options)
+    }
+
+    fn lead_at(&self, name: &str, address: &str, tokens: usize, options: &[&str]) -> Leader {
+        let mut command = self.leading(name, tokens, options);
+        command.args(["--no-scouting", "--listen", address]);
+        for worker in self.addresses() {
+            command.args(["--connect", &worker]);
         }
+        Leader::follow(Process::start(name, command))
+    }
+
+    /// As [`lead`](Self::lead), by these network options.
+    pub(crate) fn lead_by(&self, network: &[String], tokens: usize, options: &[&str]) -> Leader {
+        let mut command = self.leading(LEADER, tokens, options);
+        command.args(network);
         Leader::follow(Process::start(LEADER, command))
     }
 
@@ -190,16 +227,20 @@ impl Cluster {
         tokens: usize,
         options: &[&str],
     ) -> Leader {
-        let mut command = self.leading(tokens, options);
-        command.args(["--listen", &format!("tcp/{}?rel=1", self.leader)]);
+        let mut command = self.leading(LEADER, tokens, options);
+        command.args([
+            "--no-scouting",
+            "--listen",
+            &format!("tcp/{}?rel=1", self.leader),
+        ]);
         for endpoint in endpoints {
             command.args(["--connect", endpoint]);
         }
         Leader::follow(Process::start(LEADER, command))
     }
 
-    fn leading(&self, tokens: usize, options: &[&str]) -> Command {
-        let mut command = halo(["run", "--json", "--cluster", &self.name, "--name", LEADER]);
+    fn leading(&self, name: &str, tokens: usize, options: &[&str]) -> Command {
+        let mut command = halo(["run", "--json", "--cluster", &self.name, "--name", name]);
         command.args(["--workers", &self.workers.len().to_string()]);
         command.args([
             "--patience",
@@ -208,9 +249,31 @@ impl Cluster {
             "--max-tokens",
             &tokens.to_string(),
         ]);
-        self.node(&mut command, LEADER, 0);
+        self.node(&mut command, name, 0);
         command.args(options).arg(PROMPT);
         command
+    }
+
+    /// Rounds with each worker in which nothing is computed.
+    pub(crate) fn ping(&self, options: &[&str]) -> BTreeMap<String, Pinged> {
+        let workers = self.workers.len().to_string();
+        let mut command = halo(["ping", "--json", "--cluster", &self.name, "--name", LEADER]);
+        command.args(["--workers", &workers, "--patience", "60", "--no-scouting"]);
+        command.args(["--listen", &self.leader]);
+        command.arg("--model").arg(self.setup.model.folder());
+        command.arg("--config").arg(self.config(LEADER));
+        for address in self.addresses() {
+            command.args(["--connect", &address]);
+        }
+        let output = command.args(options).output().expect("the program starts");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let pinged: Vec<NodePinged> =
+            serde_json::from_slice(&output.stdout).expect("a list of nodes");
+        pinged.into_iter().map(|p| (p.node, p.rounds)).collect()
     }
 
     /// `halo policy …` for this cluster.
@@ -318,6 +381,12 @@ impl Answers {
         serde_json::from_value(self.said.clone())
             .unwrap_or_else(|e| panic!("no list of answers: {}: {e}", self.said))
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct NodePinged {
+    node: String,
+    rounds: Pinged,
 }
 
 #[derive(Debug, Deserialize)]

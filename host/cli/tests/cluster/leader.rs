@@ -110,6 +110,11 @@ impl Leader {
         })
     }
 
+    /// Ends the leader at once.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+
     /// Takes the remaining tokens, and checks that the report at the end is of them.
     pub(crate) fn finish(mut self) -> Generation {
         while self.token().is_some() {}
@@ -132,6 +137,12 @@ impl Leader {
             "{} concealed on the whole, {mean} on average",
             report.concealed
         );
+        let layers = |by_layer: &[f32]| by_layer.iter().sum::<f32>() / by_layer.len().max(1) as f32;
+        for token in &self.tokens {
+            assert!((layers(&token.concealed_by_layer) - token.concealed).abs() < 1e-5);
+        }
+        assert!((layers(&report.concealed_by_layer) - report.concealed).abs() < 1e-5);
+        assert!(report.median_pause_seconds <= report.longest_pause_seconds);
         let counts = &report.counts;
         assert_eq!(
             counts.concealed_partials > 0,

@@ -85,16 +85,53 @@ fn strange_chunks_change_nothing() {
     assert!(assembly.values().iter().all(|&v| v == 0.0));
 }
 
+/// The chunks that an assembly asks for now.
+fn ask(assembly: &mut Assembly) -> Vec<u16> {
+    let shape = *assembly.shape();
+    let Some((first, bits)) = assembly.ask() else {
+        return Vec::new();
+    };
+    let header = Header {
+        kind: Kind::Ask,
+        ..header(&shape, first)
+    };
+    let packet = header.write(0, &bits).unwrap();
+    Packet::parse(&packet).unwrap().asked().collect()
+}
+
 #[test]
-fn many_missing_chunks_take_several_bitmaps() {
+fn what_is_beyond_the_window_is_asked_for_by_the_window() {
     let shape = shape(1024, 16_384, Encoding::F32);
-    let bitmaps = Assembly::new(shape).missing_bitmaps();
-    let per_packet = MAX_BODY_BYTES * 8;
-    assert_eq!(
-        bitmaps.len(),
-        usize::from(shape.chunks()).div_ceil(per_packet)
-    );
-    assert!(bitmaps.iter().all(|(_, bits)| bits.len() <= MAX_BODY_BYTES));
+    let mut assembly = Assembly::new(shape);
+    let mut asked = Vec::new();
+    let mut under_way: Vec<u16> = (0..WINDOW).collect();
+    while !under_way.is_empty() {
+        for &chunk in &under_way {
+            let header = header(&shape, chunk);
+            let body = vec![0; shape.chunk_bytes(chunk)];
+            assert_eq!(assembly.accept(&header, &body), Accepted::New);
+            let last = under_way.last() == Some(&chunk);
+            assert_eq!(assembly.is_last(chunk), last);
+        }
+        under_way = ask(&mut assembly);
+        assert!(under_way.len() <= usize::from(WINDOW));
+        asked.extend_from_slice(&under_way);
+    }
+    assert!(asked.into_iter().eq(WINDOW..shape.chunks()));
+    assert!(assembly.complete());
+}
+
+#[test]
+fn chunks_that_are_far_apart_take_several_askings() {
+    let shape = shape(1024, 16_384, Encoding::F32);
+    let mut assembly = Assembly::new(shape);
+    let far = (MAX_BODY_BYTES * 8) as u16;
+    for chunk in (0..shape.chunks()).filter(|chunk| ![1, far, far + 1].contains(chunk)) {
+        let body = vec![0; shape.chunk_bytes(chunk)];
+        assembly.accept(&header(&shape, chunk), &body);
+    }
+    assert_eq!(ask(&mut assembly), [1, far]);
+    assert!(assembly.is_last(far) && !assembly.is_last(1));
 }
 
 /// Shapes small enough to try many.
@@ -153,15 +190,14 @@ proptest! {
         prop_assert_eq!(usize::from(assembly.missing_count()), missing.len());
 
         let mut asked = Vec::new();
-        for (first, bits) in assembly.missing_bitmaps() {
-            let ask = Header { kind: Kind::Ask, ..header(&shape, first) }.write(0, &bits).unwrap();
-            asked.extend(Packet::parse(&ask).unwrap().asked());
+        while !assembly.complete() {
+            for chunk in ask(&mut assembly) {
+                let packet = Packet::parse(&packets[usize::from(chunk)]).unwrap();
+                prop_assert_eq!(assembly.accept(&packet.header, packet.body), Accepted::New);
+                asked.push(chunk);
+            }
         }
-        prop_assert_eq!(asked.clone(), missing);
-        for chunk in asked {
-            let packet = Packet::parse(&packets[usize::from(chunk)]).unwrap();
-            prop_assert_eq!(assembly.accept(&packet.header, packet.body), Accepted::New);
-        }
+        prop_assert_eq!(asked, missing);
         prop_assert!(assembly.complete());
 
         // The same as encoding and decoding each row's range by itself; exact for F32.

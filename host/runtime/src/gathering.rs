@@ -1,0 +1,76 @@
+//! A round as its worker sees it: what has come of the activation, and what a packet calls for.
+//!
+//! Nothing here sends, receives or computes, so that every course that a round can take can be tried.
+
+use halo_fabric::{Accepted, Assembly, Header, TensorShape};
+
+use crate::sending::Sending;
+
+/// What a packet calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// More has to come.
+    Nothing,
+    /// It came twice, or cannot be of this activation.
+    Useless,
+    /// Ask for what is missing: nothing more is under way.
+    Ask,
+    /// The activation is whole. Compute the partial, and send it, each packet so often.
+    Compute { copies: u8 },
+    /// The leader has sent the activation again since it misses the partial: send that again, each packet so often.
+    Answer { copies: u8 },
+}
+
+/// An activation in the making, and then whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Gathering {
+    activation: Assembly,
+    /// The asking that was answered last.
+    answered: u8,
+}
+
+impl Gathering {
+    pub(crate) fn new(shape: TensorShape) -> Self {
+        Self {
+            activation: Assembly::new(shape),
+            answered: 0,
+        }
+    }
+
+    /// What has come.
+    pub(crate) fn activation(&self) -> &Assembly {
+        &self.activation
+    }
+
+    /// What a partial says that is sent now.
+    pub(crate) fn answered(&self) -> Sending {
+        Sending::answer_to(self.answered.into(), 1)
+    }
+
+    /// Takes a packet of the activation.
+    pub(crate) fn take(&mut self, header: &Header, body: &[u8]) -> Step {
+        let Sending { number, copies } = Sending::of_flags(header.flags);
+        match self.activation.accept(header, body) {
+            Accepted::New if self.activation.complete() => {
+                self.answered = number;
+                Step::Compute { copies }
+            }
+            Accepted::New if self.activation.is_last(header.chunk) => Step::Ask,
+            // Of an activation that is sent again, the first packet to come is answered.
+            Accepted::Duplicate
+                if self.activation.complete()
+                    && (number > self.answered || number == Sending::LAST) =>
+            {
+                self.answered = number;
+                Step::Answer { copies }
+            }
+            Accepted::New => Step::Nothing,
+            Accepted::Duplicate | Accepted::Rejected(_) => Step::Useless,
+        }
+    }
+
+    /// The packet that asks for what is missing; see [`Assembly::ask`].
+    pub(crate) fn ask(&mut self) -> Option<(u16, Vec<u8>)> {
+        self.activation.ask()
+    }
+}
