@@ -1,12 +1,23 @@
-mod graphs;
+mod graph;
+mod head_cache;
+mod kernel;
+mod operator;
+
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use halo_models::Package;
 use ort::memory::Allocator;
+use ort::operator::OperatorDomain;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
 use crate::error::Context;
+use crate::graph::HALO;
 use crate::{Engine, EngineError, KvCache};
+
+pub(crate) use head_cache::HeadCache;
+use operator::{Attend, HeadNorms, Heads, LayerPass, PartPass};
 
 /// Every layer's attention, with the norms before and after it and its residual.
 ///
@@ -15,56 +26,31 @@ use crate::{Engine, EngineError, KvCache};
 ///         └──────────────────────────────────────────────────────────────┘ └─ norm ─ normed (the feed-forward's input)
 /// ```
 ///
-/// The products take the rows of all generations of a pass at once, since reading the weights is what they cost; only the
-/// attention in the middle is done for each generation by itself, over its own cache.
+/// The products take the rows of all generations of a pass at once, since reading the weights is what they cost; the attention
+/// in the middle is done for each generation by itself, over its own cache.
 #[derive(Debug)]
 pub struct Attention {
-    widths: Widths,
+    width: usize,
     layers: Vec<Layer>,
-    /// It has no weights, so one serves all layers.
-    attend: Session,
-    single: Option<Pass>,
-    several: Option<Pass>,
-}
-
-/// Lengths of a row's vectors.
-#[derive(Debug, Clone, Copy)]
-struct Widths {
-    hidden: usize,
-    query: usize,
-    key: usize,
+    /// How the operator in the middle of every layer's graph comes by the caches.
+    pass: Arc<Mutex<LayerPass>>,
+    single: Option<Bindings>,
+    several: Option<Bindings>,
 }
 
 #[derive(Debug)]
 struct Layer {
-    project: Session,
-    output: Session,
+    session: Session,
+    norms: Option<Arc<HeadNorms>>,
 }
 
 /// Buffers and bindings of a pass with a given number of rows. Making them once keeps allocation out of decoding.
 #[derive(Debug)]
-struct Pass {
+struct Bindings {
     rows: usize,
     input: Tensor<f32>,
-    query: Tensor<f32>,
-    key: Tensor<f32>,
-    value: Tensor<f32>,
-    attended: Tensor<f32>,
     hidden: Tensor<f32>,
     normed: Tensor<f32>,
-    /// Each layer's.
-    project: Vec<IoBinding>,
-    output: Vec<IoBinding>,
-}
-
-/// As [`Pass`], of the rows of one generation and with its cache.
-#[derive(Debug)]
-pub(crate) struct Attending {
-    rows: usize,
-    query: Tensor<f32>,
-    key: Tensor<f32>,
-    value: Tensor<f32>,
-    attended: Tensor<f32>,
     layers: Vec<IoBinding>,
 }
 
@@ -85,26 +71,33 @@ impl Attention {
     /// ONNX Runtime refuses a graph.
     pub fn load(engine: &Engine, package: &Package) -> Result<Self, EngineError> {
         let shape = package.shape();
+        let pass = Arc::new(Mutex::new(LayerPass::default()));
+        let attend = Attend {
+            heads: Heads::new(shape),
+            pass: Arc::clone(&pass),
+        };
+        let operators: Arc<_> = OperatorDomain::new(HALO)
+            .and_then(|domain| domain.add(attend))
+            .context(|| "the attention operator".into())?
+            .into();
         let layers = (0..shape.layers)
             .map(|layer| {
                 let region = package.attention_region(layer);
                 region.read()?;
-                let graphs = Layer {
-                    project: graphs::project(engine, package, layer)?,
-                    output: graphs::output(engine, package, layer)?,
-                };
+                let session = graph::build(engine, package, layer, Arc::clone(&operators))?;
+                let weights = package.attention(layer);
+                let norms = weights.query_norm.zip(weights.key_norm);
                 region.release();
-                Ok(graphs)
+                Ok(Layer {
+                    session,
+                    norms: norms.map(|(query, key)| Arc::new(HeadNorms { query, key })),
+                })
             })
             .collect::<Result<_, EngineError>>()?;
         Ok(Self {
-            widths: Widths {
-                hidden: shape.width,
-                query: shape.heads * shape.head_width,
-                key: shape.kv_heads * shape.head_width,
-            },
+            width: shape.width,
             layers,
-            attend: graphs::attend(engine, shape)?,
+            pass,
             single: None,
             several: None,
         })
@@ -126,151 +119,84 @@ impl Attention {
     ) -> Result<(), EngineError> {
         let rows: usize = parts.iter().map(|part| part.rows).sum();
         let empty = parts.is_empty() || parts.iter().any(|part| part.rows == 0);
-        if hidden.len() != rows * self.widths.hidden || normed.len() != hidden.len() || empty {
+        if hidden.len() != rows * self.width || normed.len() != hidden.len() || empty {
             return Err(EngineError::Mismatch {
                 what: "values of the attention's rows",
-                expected: rows * self.widths.hidden,
+                expected: rows * self.width,
                 got: normed.len(),
             });
         }
-        let what = || format!("the attention of layer {layer}");
-        let slot = |attention: &mut Self| match rows {
-            1 => attention.single.take(),
-            _ => attention.several.take().filter(|pass| pass.rows == rows),
-        };
-        let mut pass = match slot(self) {
-            Some(pass) => pass,
-            None => self
-                .bind(rows)
-                .context(|| format!("the bindings of {rows} rows"))?,
-        };
-        pass.input.extract_tensor_mut().1.copy_from_slice(hidden);
-        let state = &mut self.layers[layer];
-        state
-            .project
-            .run_binding(&pass.project[layer])
-            .context(what)?;
-        let mut first = 0;
-        for part in parts {
-            attend(&mut self.attend, self.widths, layer, part, &mut pass, first)?;
-            first += part.rows;
+        for part in &mut *parts {
+            part.cache.reserve(part.cache.length() + part.rows)?;
         }
-        state
-            .output
-            .run_binding(&pass.output[layer])
-            .context(what)?;
-        hidden.copy_from_slice(pass.hidden.extract_tensor().1);
-        normed.copy_from_slice(pass.normed.extract_tensor().1);
-        *(if rows == 1 {
+        let slot = if rows == 1 {
             &mut self.single
         } else {
             &mut self.several
-        }) = Some(pass);
+        };
+        let bindings = match slot.take().filter(|bindings| bindings.rows == rows) {
+            Some(bindings) => slot.insert(bindings),
+            None => {
+                let bindings = bind(&self.layers, rows, self.width);
+                slot.insert(bindings.context(|| format!("the bindings of {rows} rows"))?)
+            }
+        };
+        bindings
+            .input
+            .extract_tensor_mut()
+            .1
+            .copy_from_slice(hidden);
+        let Layer { session, norms } = &mut self.layers[layer];
+        lend(&self.pass, layer, norms.clone(), parts);
+        let result = session.run_binding(&bindings.layers[layer]);
+        take_back(&self.pass, layer, parts);
+        result.context(|| format!("the attention of layer {layer}"))?;
+        hidden.copy_from_slice(bindings.hidden.extract_tensor().1);
+        normed.copy_from_slice(bindings.normed.extract_tensor().1);
         Ok(())
     }
-
-    fn bind(&self, rows: usize) -> ort::Result<Pass> {
-        let Widths { hidden, query, key } = self.widths;
-        let buffer = |width| Tensor::<f32>::new(&Allocator::default(), [1, rows, width]);
-        let mut pass = Pass {
-            rows,
-            input: buffer(hidden)?,
-            query: buffer(query)?,
-            key: buffer(key)?,
-            value: buffer(key)?,
-            attended: buffer(query)?,
-            hidden: buffer(hidden)?,
-            normed: buffer(hidden)?,
-            project: Vec::with_capacity(self.layers.len()),
-            output: Vec::with_capacity(self.layers.len()),
-        };
-        for layer in &self.layers {
-            let mut binding = layer.project.create_binding()?;
-            binding.bind_input("x", &pass.input)?;
-            binding.bind_output("q", &mut pass.query)?;
-            binding.bind_output("k", &mut pass.key)?;
-            binding.bind_output("v", &mut pass.value)?;
-            pass.project.push(binding);
-            let mut binding = layer.output.create_binding()?;
-            binding.bind_input("x", &pass.input)?;
-            binding.bind_input("a", &pass.attended)?;
-            binding.bind_output("hidden", &mut pass.hidden)?;
-            binding.bind_output("normed", &mut pass.normed)?;
-            pass.output.push(binding);
-        }
-        Ok(pass)
-    }
 }
 
-/// The attention of one generation's rows, which are those of `pass` from `first` on.
-fn attend(
-    session: &mut Session,
-    widths: Widths,
+/// Puts a layer's caches where the operator finds them.
+fn lend(
+    pass: &Mutex<LayerPass>,
     layer: usize,
-    part: &mut Part<'_>,
-    pass: &mut Pass,
-    first: usize,
-) -> Result<(), EngineError> {
-    let (rows, cache) = (part.rows, &mut *part.cache);
-    let what = || format!("the attention of layer {layer} over the KV cache");
-    let total = cache.length() + rows;
-    cache.reserve(total)?;
-    cache.last_position.extract_tensor_mut().1[0] = total as i32 - 1;
-    cache.total.extract_tensor_mut().1[0] = total as i32;
-    let mut attending = match cache.attending(rows).take().filter(|a| a.rows == rows) {
-        Some(attending) => attending,
-        None => bind_cache(session, widths, cache, rows).context(what)?,
-    };
-    let Widths { query, key, .. } = widths;
-    let of = |width: usize| first * width..(first + rows) * width;
-    for (to, from, width) in [
-        (&mut attending.query, &pass.query, query),
-        (&mut attending.key, &pass.key, key),
-        (&mut attending.value, &pass.value, key),
-    ] {
-        let from = &from.extract_tensor().1[of(width)];
-        to.extract_tensor_mut().1.copy_from_slice(from);
-    }
-    session
-        .run_binding(&attending.layers[layer])
-        .context(what)?;
-    pass.attended.extract_tensor_mut().1[of(query)]
-        .copy_from_slice(attending.attended.extract_tensor().1);
-    *cache.attending(rows) = Some(attending);
-    Ok(())
+    norms: Option<Arc<HeadNorms>>,
+    parts: &mut [Part<'_>],
+) {
+    let mut pass = pass.lock().unwrap_or_else(PoisonError::into_inner);
+    pass.norms = norms;
+    pass.parts.extend(parts.iter_mut().map(|part| PartPass {
+        rows: part.rows,
+        start: part.cache.length(),
+        rotary: part.cache.rotary(),
+        caches: mem::take(&mut part.cache.layers[layer]),
+    }));
 }
 
-fn bind_cache(
-    session: &Session,
-    widths: Widths,
-    cache: &mut KvCache,
-    rows: usize,
-) -> ort::Result<Attending> {
-    let buffer = |width| Tensor::<f32>::new(&Allocator::default(), [1, rows, width]);
-    let mut attending = Attending {
-        rows,
-        query: buffer(widths.query)?,
-        key: buffer(widths.key)?,
-        value: buffer(widths.key)?,
-        attended: buffer(widths.query)?,
-        layers: Vec::with_capacity(cache.layers.len()),
-    };
-    for layer in &mut cache.layers {
-        let mut binding = session.create_binding()?;
-        binding.bind_input("q", &attending.query)?;
-        binding.bind_input("k", &attending.key)?;
-        binding.bind_input("v", &attending.value)?;
-        binding.bind_input("past_keys", &layer.keys)?;
-        binding.bind_input("past_values", &layer.values)?;
-        binding.bind_input("last_position", &cache.last_position)?;
-        binding.bind_input("total", &cache.total)?;
-        binding.bind_input("cos", &cache.cos)?;
-        binding.bind_input("sin", &cache.sin)?;
-        binding.bind_output("a", &mut attending.attended)?;
-        // Past and present are one buffer: the operator then appends in place instead of copying the whole cache.
-        binding.bind_output("keys", &mut layer.keys)?;
-        binding.bind_output("values", &mut layer.values)?;
-        attending.layers.push(binding);
+/// Gives them back, whatever became of the run.
+fn take_back(pass: &Mutex<LayerPass>, layer: usize, parts: &mut [Part<'_>]) {
+    let mut pass = pass.lock().unwrap_or_else(PoisonError::into_inner);
+    for (part, lent) in parts.iter_mut().zip(pass.parts.drain(..)) {
+        part.cache.layers[layer] = lent.caches;
     }
-    Ok(attending)
+}
+
+fn bind(layers: &[Layer], rows: usize, width: usize) -> ort::Result<Bindings> {
+    let buffer = || Tensor::<f32>::new(&Allocator::default(), [1, rows, width]);
+    let mut bindings = Bindings {
+        rows,
+        input: buffer()?,
+        hidden: buffer()?,
+        normed: buffer()?,
+        layers: Vec::with_capacity(layers.len()),
+    };
+    for layer in layers {
+        let mut binding = layer.session.create_binding()?;
+        binding.bind_input("x", &bindings.input)?;
+        binding.bind_output("hidden", &mut bindings.hidden)?;
+        binding.bind_output("normed", &mut bindings.normed)?;
+        bindings.layers.push(binding);
+    }
+    Ok(bindings)
 }

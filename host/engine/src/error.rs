@@ -68,6 +68,13 @@ pub enum EngineError {
         wanted: usize,
     },
 
+    /// There is no memory for the KV cache.
+    #[error("no memory for a KV cache of {tokens} tokens; a smaller --context takes less")]
+    CacheMemory {
+        /// What it would have had room for.
+        tokens: usize,
+    },
+
     /// A thread cannot be started.
     #[error("cannot start a thread to load weights: {0}")]
     Thread(std::io::Error),

@@ -1,4 +1,5 @@
 mod block;
+mod gate;
 mod loader;
 mod stream;
 mod unpacked;

@@ -1,8 +1,10 @@
 use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use halo_models::Matrix;
 use ort::editor::{Graph, Model, Node, ONNX_DOMAIN, Opset};
 use ort::memory::Allocator;
-use ort::operator::Attribute;
+use ort::operator::{Attribute, OperatorDomain};
 use ort::session::Session;
 use ort::value::{
     Outlet, PrimitiveTensorElementType, Shape, SymbolicDimensions, Tensor, TensorElementType,
@@ -10,11 +12,17 @@ use ort::value::{
 };
 
 use crate::error::Context;
-use crate::weights::{Stored, Weights};
+use crate::weights::{self, Stored, Weights};
 use crate::{Engine, EngineError};
 
 /// The domain of ONNX Runtime's own operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
+
+/// The domain of HALO's own operators.
+pub(crate) const HALO: &str = "halo";
+
+/// The versions of the domains.
+const OPSETS: &[(&str, u8)] = &[(ONNX_DOMAIN, 21), (MICROSOFT, 1), (HALO, 1)];
 
 /// A dimension that differs from run to run.
 pub(crate) const ANY: i64 = -1;
@@ -148,17 +156,77 @@ impl GraphBuilder {
         }
     }
 
-    /// Hands the graph to ONNX Runtime, which optimises it and packs its weights.
-    pub(crate) fn build(self, engine: &Engine) -> Result<Session, EngineError> {
+    /// `output = input · matrixᵀ` of several matrices, the outputs after one another. One product for all whose weights are
+    /// stored alike, which is faster than one for each.
+    pub(crate) fn stacked(
+        &mut self,
+        name: &str,
+        input: &str,
+        output: &str,
+        matrices: &[Matrix<'_>],
+    ) -> Result<(), EngineError> {
+        let alike: Vec<_> = matrices.chunk_by(weights::alike).collect();
+        if let [all] = alike[..] {
+            return self.product(name, input, output, Weights::stack(all)?);
+        }
+        let mut parts = Vec::new();
+        for (index, matrices) in alike.into_iter().enumerate() {
+            let part = format!("{name}.{index}");
+            let product = format!("{part}.product");
+            self.product(&part, input, &product, Weights::stack(matrices)?)?;
+            parts.push(product);
+        }
+        let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        self.node(
+            "Concat",
+            ONNX_DOMAIN,
+            &parts,
+            &[output],
+            &[("axis", Value::Int(-1))],
+        )
+    }
+
+    /// Hands the graph to ONNX Runtime, which optimises it and packs its weights. `operators` are those of [`HALO`] in it.
+    pub(crate) fn build(
+        self,
+        engine: &Engine,
+        operators: Option<Arc<OperatorDomain>>,
+    ) -> Result<Session, EngineError> {
         let what = || self.what.clone();
-        let opsets = [
-            Opset::new(ONNX_DOMAIN, 21).context(what)?,
-            Opset::new(MICROSOFT, 1).context(what)?,
-        ];
+        let opsets = OPSETS
+            .iter()
+            .map(|&(domain, version)| Opset::new(domain, version.into()))
+            .collect::<Result<Vec<_>, _>>()
+            .context(what)?;
         let mut model = Model::new(opsets).context(what)?;
         model.set_graph(self.graph).context(what)?;
-        model.into_session(&engine.session()?).context(what)
+        let Some(operators) = operators else {
+            return model.into_session(&engine.session()?).context(what);
+        };
+        // ONNX Runtime 1.31 looks for operators that are not its own when it reads a model, but not when it takes one from the
+        // model editor. So it reads an empty one, which is then replaced.
+        let mut options = engine.session()?.with_operators(operators).context(what)?;
+        // Nor does it look whether another thread is just making the domain known.
+        static REGISTERING: Mutex<()> = Mutex::new(());
+        let registering = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = options.edit_from_memory(&empty_model());
+        drop(registering);
+        let mut session = session.context(what)?;
+        session.apply_model(&model).context(what)?;
+        session.into_session().context(what)
     }
+}
+
+/// A model without nodes, as ONNX's protocol buffers have it: a version, a graph that has a name, and the opsets.
+fn empty_model() -> Vec<u8> {
+    let mut model = vec![0x08, 10, 0x3a, 3, 0x12, 1, b'g'];
+    for (domain, version) in OPSETS {
+        let length = domain.len() as u8;
+        model.extend([0x42, length + 4, 0x0a, length]);
+        model.extend(domain.as_bytes());
+        model.extend([0x10, *version]);
+    }
+    model
 }
 
 /// An operator's attribute.

@@ -69,7 +69,7 @@ impl Head {
         region.read()?;
         let weights = package.head().slice(tokens);
         graph.product("head", "y", "logits", Weights::stack(&[weights])?)?;
-        let session = graph.build(engine)?;
+        let session = graph.build(engine, None)?;
         region.release();
         Ok(Self {
             width: shape.width,

@@ -1,6 +1,6 @@
 //! The matrix products of a LLaMA-family model, in ONNX Runtime, by neuron group.
 //!
-//! The graphs are built in memory from a package's weights: per layer those around the attention with its norms and residual
+//! The graphs are built in memory from a package's weights: per layer one for the attention with its norms and residual
 //! ([`Attention`]) and one for the feed-forward groups that this node computes ([`FeedForward`]), and one for the output head
 //! ([`Head`]). [`Backbone`] is what the leader of a generation always has of them.
 //!
@@ -13,6 +13,7 @@ mod attention;
 mod backbone;
 mod engine;
 mod error;
+mod exp;
 mod feed_forward;
 mod graph;
 mod head;
@@ -21,7 +22,6 @@ pub mod library;
 mod likeliest;
 mod loading;
 mod products;
-mod projection;
 mod rope;
 mod weights;
 

@@ -55,12 +55,9 @@ impl Products {
                 ("activations", shape.feed_forward),
             ],
             outputs: vec![
-                ("query", queries),
-                ("key", keys),
-                ("value", keys),
+                ("qkv", queries + 2 * keys),
                 ("output", shape.width),
-                ("gate", shape.feed_forward),
-                ("up", shape.feed_forward),
+                ("gate_up", 2 * shape.feed_forward),
                 ("down", shape.width),
             ],
         };
@@ -71,34 +68,24 @@ impl Products {
         let layers = (0..shape.layers)
             .map(|layer| {
                 let attention = package.attention(layer);
-                let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
-                for group in (0..package.groups()).map(|group| package.group(layer, group)) {
-                    gate.push(group.gate);
-                    up.push(group.up);
-                    down.push(group.down);
-                }
-                session(
-                    engine,
-                    format!("the products of layer {layer}"),
-                    &layer_ports,
-                    vec![
-                        ("query", "x", Weights::stack(&[attention.query])?),
-                        ("key", "x", Weights::stack(&[attention.key])?),
-                        ("value", "x", Weights::stack(&[attention.value])?),
-                        ("output", "attended", Weights::stack(&[attention.output])?),
-                        ("gate", "x", Weights::stack(&gate)?),
-                        ("up", "x", Weights::stack(&up)?),
-                        ("down", "activations", Weights::join(&down)?),
-                    ],
-                )
+                let groups = (0..package.groups()).map(|group| package.group(layer, group));
+                let gates = groups.clone().map(|group| group.gate);
+                let ups = groups.clone().map(|group| group.up);
+                let downs: Vec<_> = groups.clone().map(|group| group.down).collect();
+                let mut graph = layer_ports.graph(format!("the products of layer {layer}"))?;
+                let qkv = [attention.query, attention.key, attention.value];
+                graph.stacked("qkv.weights", "x", "qkv", &qkv)?;
+                graph.stacked("output.weights", "attended", "output", &[attention.output])?;
+                let gate_up: Vec<_> = gates.chain(ups).collect();
+                graph.stacked("gate_up.weights", "x", "gate_up", &gate_up)?;
+                let down = Weights::join(&downs)?;
+                graph.product("down.weights", "activations", "down", down)?;
+                graph.build(engine, None)
             })
             .collect::<Result<_, EngineError>>()?;
-        let head = session(
-            engine,
-            "the product of the output head".into(),
-            &head_ports,
-            vec![("head", "x", Weights::stack(&[package.head()])?)],
-        )?;
+        let mut graph = head_ports.graph("the product of the output head".into())?;
+        graph.stacked("head.weights", "x", "head", &[package.head()])?;
+        let head = graph.build(engine, None)?;
         Ok(Self {
             layer_ports,
             head_ports,
@@ -155,6 +142,19 @@ impl Ports {
         self.inputs.iter().chain(&self.outputs)
     }
 
+    /// An empty graph.
+    fn graph(&self, what: String) -> Result<GraphBuilder, EngineError> {
+        let shape = |&(_, length): &(&str, usize)| [1, ANY, length as i64];
+        let shapes: Vec<_> = self.all().map(shape).collect();
+        let all: Vec<_> = self
+            .all()
+            .zip(&shapes)
+            .map(|((name, _), shape)| (*name, TensorElementType::Float32, &shape[..]))
+            .collect();
+        let (inputs, outputs) = all.split_at(self.inputs.len());
+        GraphBuilder::new(what, inputs, outputs)
+    }
+
     /// A buffer for each, filled with something that is not all the same.
     fn buffers(&self, rows: usize) -> ort::Result<Vec<Tensor<f32>>> {
         self.all()
@@ -179,26 +179,4 @@ impl Ports {
         }
         Ok(binding)
     }
-}
-
-/// A graph of products that do not depend on one another: output, input, weights of each.
-fn session(
-    engine: &Engine,
-    what: String,
-    ports: &Ports,
-    products: Vec<(&str, &str, Weights)>,
-) -> Result<Session, EngineError> {
-    let shape = |&(_, length): &(&str, usize)| [1, ANY, length as i64];
-    let shapes: Vec<_> = ports.all().map(shape).collect();
-    let all: Vec<_> = ports
-        .all()
-        .zip(&shapes)
-        .map(|((name, _), shape)| (*name, TensorElementType::Float32, &shape[..]))
-        .collect();
-    let (inputs, outputs) = all.split_at(ports.inputs.len());
-    let mut graph = GraphBuilder::new(what, inputs, outputs)?;
-    for (output, input, weights) in products {
-        graph.product(&format!("{output}.weights"), input, output, weights)?;
-    }
-    graph.build(engine)
 }

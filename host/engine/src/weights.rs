@@ -93,6 +93,11 @@ impl Weights {
     }
 }
 
+/// Whether two matrices can be [stacked](Weights::stack).
+pub(crate) fn alike(a: &Matrix<'_>, b: &Matrix<'_>) -> bool {
+    a.columns == b.columns && encoding(a) == encoding(b)
+}
+
 /// Bits and block size; floats of either size count as 32 bits, since that is what becomes of them.
 fn encoding(matrix: &Matrix<'_>) -> (usize, usize) {
     match matrix.values {

@@ -17,7 +17,7 @@ fn logits(package: &Package, tokens: &[u32], piece: usize) -> Vec<f32> {
     let engine = Engine::start(&EngineOptions::default()).unwrap();
     let mut backbone = Backbone::load(&engine, package).unwrap();
     let mut feed_forward = FeedForward::load_all(&engine, package).unwrap();
-    let mut cache = KvCache::new(package.shape(), tokens.len()).unwrap();
+    let mut cache = KvCache::new(package.shape(), tokens.len());
     let (mut all, mut logits) = (Vec::new(), Vec::new());
     for tokens in tokens.chunks(piece) {
         let hidden = backbone.forward(tokens, &mut cache, &mut feed_forward);

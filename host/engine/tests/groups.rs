@@ -246,7 +246,7 @@ fn wrong_sizes_and_indices_are_errors() {
     }
 
     let mut backbone = halo_engine::Backbone::load(&engine, &package).unwrap();
-    let mut cache = KvCache::new(package.shape(), 2).unwrap();
+    let mut cache = KvCache::new(package.shape(), 2);
     assert!(matches!(
         backbone.forward(&[0, 1, 2], &mut cache, &mut whole),
         Err(EngineError::CacheFull {

@@ -24,7 +24,7 @@ fn sessions_bring_no_threads_of_their_own() {
     let before = threads();
     let mut backbone = Backbone::load(&engine, &package).unwrap();
     let mut feed_forward = FeedForward::load_all(&engine, &package).unwrap();
-    let mut cache = KvCache::new(package.shape(), 8).unwrap();
+    let mut cache = KvCache::new(package.shape(), 8);
     backbone
         .forward(&[0, 1, 2], &mut cache, &mut feed_forward)
         .unwrap();

@@ -81,7 +81,7 @@ pub fn calibrate(
         backbone: Backbone::load(engine, package)?,
         feed_forward: FeedForward::load_all(engine, package)?,
         contributions: Contributions::new(package),
-        cache: KvCache::new(shape, capacity)?,
+        cache: KvCache::new(shape, capacity),
     };
     let total = sample.fitted.len() + sample.held_out.len();
     let mut ran = 0;

@@ -138,14 +138,14 @@ mod tests {
         };
         Backbone::load(&engine, &package)
             .unwrap()
-            .forward(&tokens, &mut KvCache::new(shape, 5).unwrap(), &mut recorder)
+            .forward(&tokens, &mut KvCache::new(shape, 5), &mut recorder)
             .unwrap();
 
         let mut observed = Observed {
             backbone: Backbone::load(&engine, &package).unwrap(),
             feed_forward: FeedForward::load_all(&engine, &package).unwrap(),
             contributions: Contributions::new(&package),
-            cache: KvCache::new(shape, 5).unwrap(),
+            cache: KvCache::new(shape, 5),
         };
         let mut seen = Vec::new();
         observed

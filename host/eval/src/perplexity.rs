@@ -64,7 +64,7 @@ where
 {
     let shape = backbone.package().shape().clone();
     let context = rule.tokens.min(shape.context);
-    let mut cache = KvCache::new(&shape, context)?;
+    let mut cache = KvCache::new(&shape, context);
     let rows = (LOGITS / shape.vocabulary).max(1);
     let mut logits = Vec::new();
     let (mut nll, mut count) = (0.0, 0);

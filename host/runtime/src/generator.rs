@@ -143,7 +143,7 @@ impl Generator {
                 fits => break fits?,
             }
         }
-        let mut cache = KvCache::new(shape, most)?;
+        let mut cache = KvCache::new(shape, most);
         let others = self.under_way.values().map(Sequence::computed);
         let known = self.prefixes.iter().chain(others);
         if let Some((count, longest)) = known

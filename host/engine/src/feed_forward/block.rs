@@ -1,11 +1,12 @@
 use halo_models::Package;
-use ort::editor::ONNX_DOMAIN;
 use ort::memory::Allocator;
+use ort::operator::OperatorDomain;
 use ort::session::{IoBinding, Session};
 use ort::value::{Tensor, TensorElementType};
 
+use super::gate::Gate;
 use crate::error::Context;
-use crate::graph::{ANY, GraphBuilder};
+use crate::graph::{ANY, GraphBuilder, HALO};
 use crate::weights::Weights;
 use crate::{Engine, EngineError};
 
@@ -161,13 +162,15 @@ fn session(
     use TensorElementType::Float32;
     let width = package.shape().width as i64;
     let neurons = (groups.len() * package.group_size()) as i64;
-    let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
-    for &group in groups {
-        let weights = package.group(layer, group as usize);
-        gate.push(weights.gate);
-        up.push(weights.up);
-        down.push(weights.down);
-    }
+    let groups = groups
+        .iter()
+        .map(|&group| package.group(layer, group as usize));
+    let gates = groups.clone().map(|group| group.gate);
+    let ups = groups.clone().map(|group| group.up);
+    let (gates_and_ups, downs): (Vec<_>, Vec<_>) = (
+        gates.chain(ups).collect(),
+        groups.map(|group| group.down).collect(),
+    );
     let mut graph = GraphBuilder::new(
         format!("the feed-forward groups of layer {layer}"),
         &[("x", Float32, &[1, ANY, width])],
@@ -176,17 +179,10 @@ fn session(
             ("activations", Float32, &[1, ANY, neurons]),
         ],
     )?;
-    graph.product("gate", "x", "gated", Weights::stack(&gate)?)?;
-    graph.product("up", "x", "upped", Weights::stack(&up)?)?;
-    graph.node("Sigmoid", ONNX_DOMAIN, &["gated"], &["sigmoid"], &[])?;
-    graph.node("Mul", ONNX_DOMAIN, &["gated", "sigmoid"], &["silu"], &[])?;
-    graph.node(
-        "Mul",
-        ONNX_DOMAIN,
-        &["silu", "upped"],
-        &["activations"],
-        &[],
-    )?;
-    graph.product("down", "activations", "partial", Weights::join(&down)?)?;
-    graph.build(engine)
+    graph.stacked("gate_up", "x", "product", &gates_and_ups)?;
+    graph.node("Gate", HALO, &["product"], &["activations"], &[])?;
+    graph.product("down", "activations", "partial", Weights::join(&downs)?)?;
+    let operators = OperatorDomain::new(HALO).and_then(|domain| domain.add(Gate));
+    let operators = operators.context(|| "the gating operator".into())?;
+    graph.build(engine, Some(operators.into()))
 }

@@ -85,7 +85,7 @@ pub fn bench(
     let most = options.parallel.iter().copied().max().unwrap_or(0);
     let mut caches = (0..most)
         .map(|_| KvCache::new(package.shape(), tokens))
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Vec<_>>();
     let mut prefill = Timing::default();
     let steps = decode.len() + parallel.len() + 1 + if products.is_some() { 2 } else { 0 };
     let mut done = 0;
@@ -150,7 +150,7 @@ struct Model {
 impl Model {
     fn load(engine: &Engine, package: &Package, capacity: usize) -> Result<Self, EngineError> {
         let shape = package.shape();
-        let mut cache = KvCache::new(shape, capacity)?;
+        let mut cache = KvCache::new(shape, capacity);
         cache.reserve(capacity)?;
         Ok(Self {
             backbone: Backbone::load(engine, package)?,
