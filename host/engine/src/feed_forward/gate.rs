@@ -67,7 +67,7 @@ impl Kernel for GateKernel {
 
 /// `x` times its sigmoid.
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     let e = exp(-x.abs());
     x * if x < 0.0 { e } else { 1.0 } / (1.0 + e)
 }

@@ -3,6 +3,7 @@ use std::thread;
 use halo_models::Package;
 use pulp::{Arch, NullaryFnOnce};
 
+use super::gate::silu;
 use crate::EngineError;
 
 /// Adds the contribution of some groups of a layer for `normed` to `partial`, both `[rows, width]`, on so many threads.
@@ -78,8 +79,7 @@ impl NullaryFnOnce for Share<'_> {
                 weights.up.dequantise_row(neuron, &mut up);
                 for (row, input) in self.normed.chunks_exact(width).enumerate() {
                     let gated = dot(&gate, input);
-                    let silu = gated / (1.0 + (-gated).exp());
-                    activations[row * size + neuron] = silu * dot(&up, input);
+                    activations[row * size + neuron] = silu(gated) * dot(&up, input);
                 }
             }
             for output in 0..width {
