@@ -204,7 +204,9 @@ impl Leader {
     fn share(&self, device: usize, layer: usize) -> f32 {
         let groups = &self.plan.groups[device][layer];
         if self.scores.len() == self.groups {
-            groups.iter().map(|g| self.scores[*g as usize]).sum()
+            let share: f32 = groups.iter().map(|g| self.scores[*g as usize]).sum();
+            // A whole layer's may come out a little above 1, which is no share.
+            share.min(1.0)
         } else {
             groups.len() as f32 / self.groups as f32
         }
