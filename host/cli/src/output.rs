@@ -105,6 +105,33 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// `17 us` or `1.2 ms`.
+pub(crate) fn microseconds(count: u64) -> String {
+    match count {
+        0..1000 => format!("{count} us"),
+        _ => format!("{:.1} ms", count as f64 / 1e3),
+    }
+}
+
+/// `42 s`, `7 min`, `3 h` or `2 d`.
+pub(crate) fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// `3 faults`; nothing if there were none.
+pub(crate) fn faults(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        1 => "1 fault".into(),
+        count => format!("{count} faults"),
+    }
+}
+
 /// `1.2 %`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -147,6 +174,10 @@ mod tests {
         assert_eq!(super::bytes(999_999), "1.0 MB");
         assert_eq!(super::seconds(0.0171), "17 ms");
         assert_eq!(super::percent(0.0123), "1.2 %");
+        assert_eq!([17, 1234].map(super::microseconds), ["17 us", "1.2 ms"]);
+        let ages = [0, 119, 120, 7200, 172_800].map(super::age);
+        assert_eq!(ages, ["0 s", "119 s", "2 min", "2 h", "2 d"]);
+        assert_eq!([0, 1, 2].map(super::faults), ["", "1 fault", "2 faults"]);
         let rows = [["", "a"], ["long", "10"]].map(|r| r.map(String::from).to_vec());
         assert_eq!(super::table(&rows), "       a\nlong  10\n");
     }

@@ -7,8 +7,7 @@ use wasmparser::{Parser, Payload};
 
 use crate::{
     Digest,
-    bindings::{predictor::PredictorPolicyPre, scheduler::SchedulerPolicyPre},
-    guest::Guest,
+    contract::{PredictorWorld, SchedulerWorld},
     sandbox::world_of,
 };
 
@@ -83,8 +82,8 @@ pub struct Component {
 /// The component, linked and checked against its world.
 #[derive(Clone)]
 pub(crate) enum World {
-    Scheduler(SchedulerPolicyPre<Guest>),
-    Predictor(PredictorPolicyPre<Guest>),
+    Scheduler(Arc<dyn SchedulerWorld>),
+    Predictor(Arc<dyn PredictorWorld>),
 }
 
 impl Component {

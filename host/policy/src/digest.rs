@@ -30,6 +30,12 @@ impl Digest {
         &self.0
     }
 
+    /// Whether these are its first digits, and enough of them to mean one policy: 6.
+    pub fn begins_with(&self, digits: &str) -> bool {
+        const FEWEST: usize = 6;
+        digits.len() >= FEWEST && self.to_string().starts_with(&digits.to_ascii_lowercase())
+    }
+
     /// The first 12 digits: enough for people.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

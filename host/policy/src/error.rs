@@ -64,13 +64,13 @@ pub enum PolicyError {
     },
     /// The component exports neither world of this version.
     #[error(
-        "policy {name:?} exports neither `halo:policy/scheduler@{supported}` nor `halo:policy/predictor@{supported}`: {found}"
+        "policy {name:?} exports neither `halo:policy/scheduler` nor `halo:policy/predictor` of {supported}: {found}"
     )]
     NoWorld {
         /// The policy's name.
         name: String,
-        /// The version of the WIT package that this host implements.
-        supported: &'static str,
+        /// The versions of the WIT package that this host speaks.
+        supported: String,
         /// What it exports instead.
         found: String,
     },

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::Serialize;
+
 /// The answer to a question put to a policy: always a usable one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {
@@ -24,7 +26,8 @@ pub struct Fault {
 }
 
 /// A function of the policy worlds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Operation {
     /// Instantiation and `init`.
     Init,

@@ -8,12 +8,15 @@ use std::{
 
 use wasmtime::{Store, Trap};
 
-use crate::{Component, Digest, Fault, FaultReason, Operation, Sandbox, guest::Guest};
+use crate::{Component, Digest, Fault, FaultReason, Operation, Sandbox, Setting, guest::Guest};
 
 /// How an instance of one world is made.
 pub(crate) trait Start: Send + Sync + 'static {
     /// The typed exports.
     type Bindings: Send;
+
+    /// What the policy is told.
+    fn settings(&self) -> &[Setting];
 
     /// Instantiates and initialises. The inner error is the policy's own.
     fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<Self::Bindings, String>>;
@@ -96,6 +99,11 @@ impl<S: Start> Policy<S> {
                 Err(self.fault(operation, reason))
             }
         }
+    }
+
+    /// What it was told.
+    pub(crate) fn settings(&self) -> &[Setting] {
+        self.start.settings()
     }
 
     /// A fault of this policy.

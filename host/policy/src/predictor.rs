@@ -8,17 +8,13 @@ use std::{
 use wasmtime::Store;
 
 use crate::{
-    Active, Component, Fault, FaultReason, Kind, Model, Operation, PolicyError, Sandbox, Setting,
-    Tensor,
-    bindings::{
-        predictor::{PredictorPolicy, PredictorPolicyPre},
-        scheduler::halo::policy::types,
-    },
-    builtin, check,
+    Active, Cause, Change, Component, Fault, FaultReason, Kind, Model, Operation, PolicyError,
+    Sandbox, Setting, State, Tensor, builtin, check,
     component::World,
-    convert,
+    contract::{PredictorCalls, PredictorWorld, Started},
     guest::Guest,
     instance::{Policy, Start},
+    recording::LastPass,
     slot::Slot,
 };
 
@@ -30,30 +26,27 @@ pub struct PredictorSlot {
     model: Arc<Model>,
     parameters: Arc<[Tensor]>,
     slot: Slot<PredictorStart>,
-    /// The last question, to try a new policy on.
-    last: Mutex<(u32, Vec<f32>)>,
+    /// The last questions, to try a new policy on.
+    last: Mutex<LastPass<State>>,
 }
 
 struct PredictorStart {
-    pre: PredictorPolicyPre<Guest>,
+    world: Arc<dyn PredictorWorld>,
     model: Arc<Model>,
     parameters: Arc<[Tensor]>,
     settings: Vec<Setting>,
 }
 
 impl Start for PredictorStart {
-    type Bindings = PredictorPolicy;
+    type Bindings = Box<dyn PredictorCalls>;
 
-    fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<PredictorPolicy, String>> {
-        let bindings = self.pre.instantiate(&mut *store)?;
-        let model = types::Model::from(&*self.model);
-        let parameters = convert::tensors(&self.parameters);
-        let settings = convert::settings(&self.settings);
-        let outcome =
-            bindings
-                .halo_policy_predictor()
-                .call_init(store, &model, &parameters, &settings)?;
-        Ok(outcome.map(|()| bindings))
+    fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    fn start(&self, store: &mut Store<Guest>) -> Started<Self::Bindings> {
+        self.world
+            .start(store, &self.model, &self.parameters, &self.settings)
     }
 }
 
@@ -61,27 +54,66 @@ impl PredictorSlot {
     /// A slot for `model` with the built-in rule in force. `parameters` are all arrays of the package's calibration, which
     /// every predictor is given.
     pub fn new(sandbox: &Sandbox, model: Model, parameters: Vec<Tensor>) -> Self {
-        let hidden = vec![1.0; model.width as usize];
         Self {
             sandbox: sandbox.clone(),
             model: Arc::new(model),
             parameters: parameters.into(),
             slot: Slot::new(Kind::Predictor, sandbox.limits().strikes),
-            last: Mutex::new((0, hidden)),
+            last: Mutex::default(),
         }
     }
 
     /// Puts a policy in force.
     ///
-    /// It is instantiated, initialised and tried on the last question asked beside the one in force, and becomes current
-    /// between two calls; calls under way end on the old one. The trial's `score` is the new instance's first call.
+    /// It is instantiated, initialised and tried on the last pass's questions (a made-up one if there are none) beside the one
+    /// in force, and becomes current between two calls; calls under way end on the old one. The trial's calls of `score` are
+    /// the new instance's first ones.
     ///
     /// # Errors
     ///
     /// [`PolicyError::WrongKind`] for a scheduler, [`PolicyError::Trial`] if it failed its initialisation (for example
     /// because the package has not the parameters it needs) or its trial. The policy in force stays.
     pub fn activate(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
-        let World::Predictor(pre) = &component.world else {
+        self.put_in_force(component, settings, Cause::Activated)
+    }
+
+    /// As [`activate`](Self::activate), for another reason.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`activate`](Self::activate).
+    pub fn put_in_force(
+        &self,
+        component: &Component,
+        settings: &[Setting],
+        cause: Cause,
+    ) -> Result<(), PolicyError> {
+        let policy = self.start(component, settings)?;
+        self.slot.replace(Some(policy), cause);
+        Ok(())
+    }
+
+    /// Does all that [`activate`](Self::activate) does first, and leaves what is in force.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`activate`](Self::activate).
+    pub fn try_out(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
+        self.start(component, settings).map(drop)
+    }
+
+    /// Puts the built-in rule in force.
+    pub fn deactivate(&self, cause: Cause) {
+        self.slot.replace(None, cause);
+    }
+
+    /// A new instance that has passed its trial.
+    fn start(
+        &self,
+        component: &Component,
+        settings: &[Setting],
+    ) -> Result<Policy<PredictorStart>, PolicyError> {
+        let World::Predictor(world) = &component.world else {
             return Err(PolicyError::WrongKind {
                 name: component.name().to_owned(),
                 expected: Kind::Predictor,
@@ -89,21 +121,23 @@ impl PredictorSlot {
             });
         };
         let start = PredictorStart {
-            pre: pre.clone(),
+            world: world.clone(),
             model: self.model.clone(),
             parameters: self.parameters.clone(),
             settings: settings.to_vec(),
         };
         let policy = Policy::start(&self.sandbox, component, start)?;
-        let (layer, hidden) = self.last().clone();
-        self.ask(&policy, layer, &hidden)?;
-        self.slot.replace(Some(policy));
-        Ok(())
-    }
-
-    /// Puts the built-in rule in force.
-    pub fn deactivate(&self) {
-        self.slot.replace(None);
+        let mut states = self.questions();
+        if states.is_empty() {
+            states.push(State {
+                layer: 0,
+                hidden: vec![1.0; self.model.width as usize],
+            });
+        }
+        for state in states {
+            self.ask(&policy, state.layer, &state.hidden)?;
+        }
+        Ok(policy)
     }
 
     /// The expected share of each group in `layer`'s contribution: replaces `scores` by one value a group, non-negative,
@@ -111,22 +145,17 @@ impl PredictorSlot {
     ///
     /// Returns why the policy's own answer was not used, if so; `scores` then holds the built-in rule's.
     pub fn score(&self, layer: u32, hidden: &[f32], scores: &mut Vec<f32>) -> Option<Fault> {
+        let question = self.check_question(layer, hidden);
+        if question.is_ok() {
+            self.record(layer, hidden);
+        }
         let Some(policy) = self.slot.current() else {
             builtin::score(&self.model, layer, scores);
             return None;
         };
-        let outcome = self
-            .check_question(layer, hidden)
-            .map_err(|reason| policy.fault(Operation::Score, reason));
-        let outcome = outcome.and_then(|()| {
-            {
-                let mut last = self.last();
-                last.0 = layer;
-                last.1.clear();
-                last.1.extend_from_slice(hidden);
-            }
-            self.ask(&policy, layer, hidden)
-        });
+        let outcome = question
+            .map_err(|reason| policy.fault(Operation::Score, reason))
+            .and_then(|()| self.ask(&policy, layer, hidden));
         match self.slot.settle(&policy, outcome) {
             Ok(answer) => {
                 *scores = answer;
@@ -148,6 +177,24 @@ impl PredictorSlot {
     /// What is in force.
     pub fn active(&self) -> Active {
         self.slot.active()
+    }
+
+    /// What has been in force, oldest first; the last is in force now.
+    pub fn history(&self) -> Vec<Change> {
+        self.slot.history()
+    }
+
+    /// The last question about each layer.
+    pub fn questions(&self) -> Vec<State> {
+        self.last().questions()
+    }
+
+    fn record(&self, layer: u32, hidden: &[f32]) {
+        if let Some(state) = self.last().entry(layer) {
+            state.layer = layer;
+            state.hidden.clear();
+            state.hidden.extend_from_slice(hidden);
+        }
     }
 
     fn check_question(&self, layer: u32, hidden: &[f32]) -> Result<(), FaultReason> {
@@ -178,18 +225,14 @@ impl PredictorSlot {
         let scores = policy.call(
             Operation::Score,
             self.sandbox.limits().score,
-            |bindings, store| {
-                bindings
-                    .halo_policy_predictor()
-                    .call_score(store, layer, hidden)
-            },
+            |bindings, store| bindings.score(store, layer, hidden),
         )?;
         check::scores(&self.model, &scores)
             .map_err(|reason| policy.fault(Operation::Score, reason))?;
         Ok(scores)
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, (u32, Vec<f32>)> {
+    fn last(&self) -> std::sync::MutexGuard<'_, LastPass<State>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,22 +9,15 @@ use std::{
 
 use wasmtime::{
     Config, Engine, Store,
-    component::{self, HasSelf, Linker},
+    component::{self, Linker},
 };
 
 use crate::{
     Component, Digest, Kind, Limits, PolicyError,
-    bindings::{
-        predictor::PredictorPolicyPre,
-        scheduler::{SchedulerPolicyPre, halo::policy::host},
-    },
-    component::World,
+    contract::{self, VERSIONS},
     guest::Guest,
     wasi,
 };
-
-/// The version of the WIT package `halo:policy` that this host implements.
-const VERSION: &str = "0.1.0";
 
 /// How often the clock of the deadlines ticks: deadlines are kept to within one of these.
 const TICK: Duration = Duration::from_millis(5);
@@ -69,8 +62,7 @@ impl Sandbox {
         config.wasm_backtrace_max_frames(None);
         let engine = Engine::new(&config).map_err(failed)?;
         let mut linker = Linker::new(&engine);
-        // Both worlds import the same interface, so this serves both.
-        host::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest).map_err(failed)?;
+        contract::add_to_linker(&mut linker).map_err(failed)?;
         wasi::add_to_linker(&mut linker).map_err(failed)?;
         let ticker = start_ticker(&engine)?;
         Ok(Self {
@@ -139,7 +131,7 @@ impl Sandbox {
         }
         let (kind, version) = world_of(&exports).map_err(|found| PolicyError::NoWorld {
             name: name_owned(),
-            supported: VERSION,
+            supported: VERSIONS.join(" or "),
             found,
         })?;
         let mismatch = |error: wasmtime::Error| PolicyError::Mismatch {
@@ -152,10 +144,7 @@ impl Sandbox {
             .linker
             .instantiate_pre(&component)
             .map_err(mismatch)?;
-        let world = match kind {
-            Kind::Scheduler => World::Scheduler(SchedulerPolicyPre::new(pre).map_err(mismatch)?),
-            Kind::Predictor => World::Predictor(PredictorPolicyPre::new(pre).map_err(mismatch)?),
-        };
+        let world = contract::world(kind, &version, pre).map_err(mismatch)?;
         Ok(Component {
             name: name.into(),
             version: version.into(),
@@ -199,7 +188,7 @@ impl fmt::Debug for Sandbox {
 fn is_known_import(import: &str) -> bool {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     match interface {
-        "halo:policy/types" | "halo:policy/host" => version == VERSION,
+        "halo:policy/types" | "halo:policy/host" => VERSIONS.contains(&version),
         _ => wasi::is_known(import),
     }
 }
@@ -216,9 +205,11 @@ pub(crate) fn world_of(exports: &[String]) -> Result<(Kind, String), String> {
     let predictor = find("halo:policy/predictor");
     match (scheduler, predictor) {
         (Some(_), Some(_)) => Err("it exports both; a policy is one of them".into()),
-        (Some(version), None) | (None, Some(version)) if version != VERSION => Err(format!(
-            "it was built for halo:policy {version}; build it again with this host's wit folder"
-        )),
+        (Some(version), None) | (None, Some(version)) if !VERSIONS.contains(&version.as_str()) => {
+            Err(format!(
+                "it was built for halo:policy {version}; build it again with this host's wit folder"
+            ))
+        }
         (Some(version), None) => Ok((Kind::Scheduler, version)),
         (None, Some(version)) => Ok((Kind::Predictor, version)),
         (None, None) if exports.is_empty() => Err("it exports nothing".into()),

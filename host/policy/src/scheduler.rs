@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -11,17 +11,13 @@ use std::{
 use wasmtime::Store;
 
 use crate::{
-    Active, Answer, Component, Debtor, Device, Fault, FaultReason, Kind, Model, Operation,
-    Placement, PolicyError, Round, Sandbox, Setting, Verdict,
-    bindings::scheduler::{
-        SchedulerPolicy, SchedulerPolicyPre, exports::halo::policy::scheduler as wire,
-        halo::policy::types,
-    },
-    builtin, check,
+    Active, Answer, Cause, Change, Component, Debtor, Device, Fault, FaultReason, Kind, Model,
+    Operation, Placement, Placing, PolicyError, Round, Sandbox, Setting, Verdict, builtin, check,
     component::World,
-    convert,
+    contract::{SchedulerCalls, SchedulerWorld, Started},
     guest::Guest,
     instance::{Policy, Start, shorten},
+    recording::LastPass,
     slot::Slot,
 };
 
@@ -39,25 +35,24 @@ pub struct SchedulerSlot {
 
 #[derive(Default)]
 struct Last {
-    place: Option<(Model, Vec<Device>, Option<Placement>)>,
-    admit: Option<Round>,
+    place: Option<(Model, Placing)>,
+    rounds: LastPass<Round>,
 }
 
 struct SchedulerStart {
-    pre: SchedulerPolicyPre<Guest>,
+    world: Arc<dyn SchedulerWorld>,
     settings: Vec<Setting>,
 }
 
 impl Start for SchedulerStart {
-    type Bindings = SchedulerPolicy;
+    type Bindings = Box<dyn SchedulerCalls>;
 
-    fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<SchedulerPolicy, String>> {
-        let bindings = self.pre.instantiate(&mut *store)?;
-        let settings = convert::settings(&self.settings);
-        let outcome = bindings
-            .halo_policy_scheduler()
-            .call_init(store, &settings)?;
-        Ok(outcome.map(|()| bindings))
+    fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    fn start(&self, store: &mut Store<Guest>) -> Started<Self::Bindings> {
+        self.world.start(store, &self.settings)
     }
 }
 
@@ -74,16 +69,55 @@ impl SchedulerSlot {
 
     /// Puts a policy in force.
     ///
-    /// It is instantiated, initialised and tried on the last questions asked (made-up ones if there are none) beside the
-    /// one in force, and becomes current between two calls; calls under way end on the old one. The trial's calls are the
-    /// new instance's first ones: one `place`, one `admit`.
+    /// It is instantiated, initialised and tried on the last placement's and the last pass's questions (made-up ones if there
+    /// are none) beside the one in force, and becomes current between two calls; calls under way end on the old one. The
+    /// trial's calls are the new instance's first ones.
     ///
     /// # Errors
     ///
     /// [`PolicyError::WrongKind`] for a predictor, [`PolicyError::Trial`] if it failed its initialisation or its trial. The
     /// policy in force stays.
     pub fn activate(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
-        let World::Scheduler(pre) = &component.world else {
+        self.put_in_force(component, settings, Cause::Activated)
+    }
+
+    /// As [`activate`](Self::activate), for another reason.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`activate`](Self::activate).
+    pub fn put_in_force(
+        &self,
+        component: &Component,
+        settings: &[Setting],
+        cause: Cause,
+    ) -> Result<(), PolicyError> {
+        let policy = self.start(component, settings)?;
+        self.slot.replace(Some(policy), cause);
+        Ok(())
+    }
+
+    /// Does all that [`activate`](Self::activate) does first, and leaves what is in force.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`activate`](Self::activate).
+    pub fn try_out(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
+        self.start(component, settings).map(drop)
+    }
+
+    /// Puts the built-in rule in force.
+    pub fn deactivate(&self, cause: Cause) {
+        self.slot.replace(None, cause);
+    }
+
+    /// A new instance that has passed its trial.
+    fn start(
+        &self,
+        component: &Component,
+        settings: &[Setting],
+    ) -> Result<Policy<SchedulerStart>, PolicyError> {
+        let World::Scheduler(world) = &component.world else {
             return Err(PolicyError::WrongKind {
                 name: component.name().to_owned(),
                 expected: Kind::Scheduler,
@@ -91,18 +125,12 @@ impl SchedulerSlot {
             });
         };
         let start = SchedulerStart {
-            pre: pre.clone(),
+            world: world.clone(),
             settings: settings.to_vec(),
         };
         let policy = Policy::start(&self.sandbox, component, start)?;
-        self.try_out(&policy)?;
-        self.slot.replace(Some(policy));
-        Ok(())
-    }
-
-    /// Puts the built-in rule in force.
-    pub fn deactivate(&self) {
-        self.slot.replace(None);
+        self.try_instance(&policy)?;
+        Ok(policy)
     }
 
     /// A placement of every group on some device with memory for it.
@@ -116,19 +144,24 @@ impl SchedulerSlot {
         devices: &[Device],
         current: Option<&Placement>,
     ) -> Answer<Placement> {
+        // What does not fit these devices is no placement in force, and must not reach a policy as one.
+        let current = current.filter(|current| check::placement(model, devices, current).is_ok());
+        let question = check::model(model).and_then(|()| check::devices(devices));
+        if question.is_ok() {
+            let placing = Placing {
+                devices: devices.to_vec(),
+                current: current.cloned(),
+            };
+            self.last().place = Some((model.clone(), placing));
+        }
         let Some(policy) = self.slot.current() else {
             return Answer {
                 value: builtin::place(model, devices),
                 fault: None,
             };
         };
-        // What does not fit these devices is no placement in force, and must not reach a policy as one.
-        let current = current.filter(|current| check::placement(model, devices, current).is_ok());
-        let outcome = check::model(model)
-            .and_then(|()| check::devices(devices))
-            .map_err(|reason| policy.fault(Operation::Place, reason));
+        let outcome = question.map_err(|reason| policy.fault(Operation::Place, reason));
         let outcome = outcome.and_then(|()| {
-            self.last().place = Some((model.clone(), devices.to_vec(), current.cloned()));
             self.placing.fetch_add(1, Ordering::AcqRel);
             let outcome = self.ask_place(&policy, model, devices, current);
             self.placing.fetch_sub(1, Ordering::AcqRel);
@@ -152,6 +185,12 @@ impl SchedulerSlot {
     /// Whom to wait for in `round`, and how long. While the policy is busy with a placement, the built-in rule answers, so
     /// that no round waits for a plan.
     pub fn admit(&self, round: &Round) -> Answer<Verdict> {
+        let question = check::round(round);
+        if question.is_ok()
+            && let Some(last) = self.last().rounds.entry(round.layer)
+        {
+            last.clone_from(round);
+        }
         let busy = self.placing.load(Ordering::Acquire) > 0;
         let Some(policy) = self.slot.current().filter(|_| !busy) else {
             return Answer {
@@ -159,11 +198,9 @@ impl SchedulerSlot {
                 fault: None,
             };
         };
-        let outcome = check::round(round).map_err(|reason| policy.fault(Operation::Admit, reason));
-        let outcome = outcome.and_then(|()| {
-            self.last().admit.get_or_insert_default().clone_from(round);
-            self.ask_admit(&policy, round)
-        });
+        let outcome = question
+            .map_err(|reason| policy.fault(Operation::Admit, reason))
+            .and_then(|()| self.ask_admit(&policy, round));
         match self.slot.settle(&policy, outcome) {
             Ok(value) => Answer { value, fault: None },
             Err(fault) => Answer {
@@ -178,6 +215,18 @@ impl SchedulerSlot {
         self.slot.active()
     }
 
+    /// What has been in force, oldest first; the last is in force now.
+    pub fn history(&self) -> Vec<Change> {
+        self.slot.history()
+    }
+
+    /// The last question for a placement, and the last round of each layer.
+    pub fn questions(&self) -> (Option<Placing>, Vec<Round>) {
+        let last = self.last();
+        let placing = last.place.as_ref().map(|(_, placing)| placing.clone());
+        (placing, last.rounds.questions())
+    }
+
     fn ask_place(
         &self,
         policy: &Policy<SchedulerStart>,
@@ -185,47 +234,32 @@ impl SchedulerSlot {
         devices: &[Device],
         current: Option<&Placement>,
     ) -> Result<Placement, Fault> {
-        let wire_model = types::Model::from(model);
-        let wire_devices: Vec<wire::Device> = devices.iter().map(wire::Device::from).collect();
-        let wire_current = current.map(wire::Placement::from);
         let time = self.sandbox.limits().place;
         let answer = policy.call(Operation::Place, time, |bindings, store| {
-            bindings.halo_policy_scheduler().call_place(
-                store,
-                &wire_model,
-                &wire_devices,
-                wire_current.as_ref(),
-            )
+            bindings.place(store, model, devices, current)
         })?;
         let fault = |reason| policy.fault(Operation::Place, reason);
-        let placement: Placement = answer
-            .map_err(|words| fault(FaultReason::Refused(shorten(&words))))?
-            .into();
+        let placement = answer.map_err(|words| fault(FaultReason::Refused(shorten(&words))))?;
         check::placement(model, devices, &placement).map_err(fault)?;
         Ok(placement)
     }
 
     fn ask_admit(&self, policy: &Policy<SchedulerStart>, round: &Round) -> Result<Verdict, Fault> {
-        let wire_round = wire::Round::from(round);
         let time = self.sandbox.limits().admit;
-        let verdict: Verdict = policy
-            .call(Operation::Admit, time, |bindings, store| {
-                bindings
-                    .halo_policy_scheduler()
-                    .call_admit(store, &wire_round)
-            })?
-            .into();
+        let verdict = policy.call(Operation::Admit, time, |bindings, store| {
+            bindings.admit(store, round)
+        })?;
         check::verdict(round, &verdict).map_err(|reason| policy.fault(Operation::Admit, reason))?;
         Ok(verdict)
     }
 
     /// The new policy's first calls, on whose results nothing depends but whether it is put in force.
-    fn try_out(&self, policy: &Policy<SchedulerStart>) -> Result<(), Fault> {
-        let (place, admit) = {
+    fn try_instance(&self, policy: &Policy<SchedulerStart>) -> Result<(), Fault> {
+        let (place, mut rounds) = {
             let last = self.last();
-            (last.place.clone(), last.admit.clone())
+            (last.place.clone(), last.rounds.questions())
         };
-        let (model, devices, current) = place.unwrap_or_else(sample_place);
+        let (model, Placing { devices, current }) = place.unwrap_or_else(sample_place);
         match self.ask_place(policy, &model, &devices, current.as_ref()) {
             // No policy can place what does not fit; this one is right to refuse.
             Err(Fault {
@@ -235,7 +269,12 @@ impl SchedulerSlot {
                 .is_err() => {}
             outcome => _ = outcome?,
         }
-        self.ask_admit(policy, &admit.unwrap_or_else(sample_round))?;
+        if rounds.is_empty() {
+            rounds.push(sample_round());
+        }
+        for round in &rounds {
+            self.ask_admit(policy, round)?;
+        }
         Ok(())
     }
 
@@ -245,7 +284,7 @@ impl SchedulerSlot {
 }
 
 /// A small cluster, for a first trial.
-fn sample_place() -> (Model, Vec<Device>, Option<Placement>) {
+fn sample_place() -> (Model, Placing) {
     let model = Model {
         layers: 2,
         width: 64,
@@ -264,7 +303,11 @@ fn sample_place() -> (Model, Vec<Device>, Option<Placement>) {
         spread_us: 50 * u32::from(index),
         loss: 0.01 * f32::from(index),
     };
-    (model, (0..3).map(device).collect(), None)
+    let placing = Placing {
+        devices: (0..3).map(device).collect(),
+        current: None,
+    };
+    (model, placing)
 }
 
 /// A round of that cluster.

@@ -1,23 +1,26 @@
-//! The place of the policy in force: exchange between two calls, counting of faults, rollback.
+//! The place of the policy in force: exchange between two calls, counting of faults, rollback, history.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use crate::{
-    Digest, Fault, Kind, builtin,
+    Cause, Change, Digest, Fault, Kind, builtin,
     instance::{Policy, Start},
 };
 
-/// Policies that are kept to roll back to.
-const HISTORY: usize = 4;
+/// Policies that are kept running to roll back to.
+const KEPT: usize = 4;
+/// Changes that are remembered.
+const REMEMBERED: usize = 32;
 
 /// What is in force in a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,21 +52,25 @@ pub(crate) struct Slot<S: Start> {
 struct Past<S: Start> {
     /// Policies that were in force and well, the latest last.
     healthy: Vec<Arc<Policy<S>>>,
+    history: VecDeque<(Instant, Change)>,
     since: SystemTime,
     rollbacks: u64,
 }
 
 impl<S: Start> Slot<S> {
     pub(crate) fn new(kind: Kind, strikes: u32) -> Self {
+        let mut past = Past {
+            healthy: Vec::new(),
+            history: VecDeque::new(),
+            since: SystemTime::now(),
+            rollbacks: 0,
+        };
+        past.note(None, Cause::Started, None);
         Self {
             kind,
             strikes: strikes.max(1),
             current: ArcSwapOption::empty(),
-            past: Mutex::new(Past {
-                healthy: Vec::new(),
-                since: SystemTime::now(),
-                rollbacks: 0,
-            }),
+            past: Mutex::new(past),
             faults: AtomicU64::new(0),
         }
     }
@@ -74,16 +81,19 @@ impl<S: Start> Slot<S> {
     }
 
     /// Puts `policy` in force from the next call on. `None` is the built-in rule.
-    pub(crate) fn replace(&self, policy: Option<Policy<S>>) {
+    pub(crate) fn replace(&self, policy: Option<Policy<S>>, cause: Cause) {
         let mut past = self.past();
-        let old = self.current.swap(policy.map(Arc::new));
-        if let Some(old) = old.filter(|old| old.is_healthy()) {
-            if past.healthy.len() == HISTORY {
-                past.healthy.remove(0);
-            }
-            past.healthy.push(old);
+        let policy = policy.map(Arc::new);
+        let old = self.current.swap(policy.clone());
+        match cause {
+            // Whoever went back from a policy does not want it back when the earlier one fails.
+            Cause::RolledBack => past.forget_from(policy.as_deref()),
+            _ => past.healthy.extend(old.filter(|old| old.is_healthy())),
         }
-        past.since = SystemTime::now();
+        if past.healthy.len() > KEPT {
+            past.healthy.remove(0);
+        }
+        past.note(policy.as_deref(), cause, None);
         let active = self.describe(&past);
         tracing::info!(policy = %active.name, digest = ?active.digest.map(|digest| digest.short()), "{} in force", self.kind);
     }
@@ -98,6 +108,7 @@ impl<S: Start> Slot<S> {
             Ok(_) => policy.praise(),
             Err(fault) => {
                 self.faults.fetch_add(1, Ordering::Relaxed);
+                self.past().count_fault(policy.digest);
                 if fault.reason.is_misbehaviour() {
                     let (strikes, first) = policy.strike();
                     if strikes >= self.strikes {
@@ -119,6 +130,16 @@ impl<S: Start> Slot<S> {
         self.describe(&self.past())
     }
 
+    /// What has been in force, oldest first; the last is in force now.
+    pub(crate) fn history(&self) -> Vec<Change> {
+        let past = self.past();
+        let aged = past.history.iter().map(|(at, change)| Change {
+            seconds_ago: at.elapsed().as_secs(),
+            ..change.clone()
+        });
+        aged.collect()
+    }
+
     fn roll_back(&self, culprit: &Arc<Policy<S>>, fault: &Fault) {
         let mut past = self.past();
         let current = self.current.load();
@@ -137,8 +158,8 @@ impl<S: Start> Slot<S> {
             .as_ref()
             .map_or(builtin::NAME, |policy| &policy.name)
             .to_owned();
+        past.note(previous.as_deref(), Cause::Faults, Some(fault.to_string()));
         self.current.store(previous);
-        past.since = SystemTime::now();
         past.rollbacks += 1;
         tracing::warn!(
             "{fault}; after {} such faults the {} goes back from {:?} to {name:?}",
@@ -165,5 +186,46 @@ impl<S: Start> Slot<S> {
 
     fn past(&self) -> MutexGuard<'_, Past<S>> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Start> Past<S> {
+    /// Enters a change into the history.
+    fn note(&mut self, policy: Option<&Policy<S>>, cause: Cause, fault: Option<String>) {
+        self.since = SystemTime::now();
+        if self.history.len() == REMEMBERED {
+            self.history.pop_front();
+        }
+        let change = Change {
+            name: policy
+                .map_or(builtin::NAME, |policy| &policy.name)
+                .to_owned(),
+            digest: policy.map(|policy| policy.digest),
+            settings: policy.map_or_else(Vec::new, |policy| policy.settings().to_vec()),
+            cause,
+            fault,
+            faults: 0,
+            seconds_ago: 0,
+        };
+        self.history.push_back((Instant::now(), change));
+    }
+
+    /// Counts a fault where its policy came into force last.
+    fn count_fault(&mut self, digest: Digest) {
+        let mut changes = self.history.iter_mut().rev();
+        if let Some((_, change)) = changes.find(|(_, change)| change.digest == Some(digest)) {
+            change.faults += 1;
+        }
+    }
+
+    /// Forgets the policies that were in force since `policy` was, with its earlier instance.
+    fn forget_from(&mut self, policy: Option<&Policy<S>>) {
+        let same = |old: &Arc<Policy<S>>| {
+            policy.is_some_and(|policy| {
+                old.digest == policy.digest && old.settings() == policy.settings()
+            })
+        };
+        let from = self.healthy.iter().rposition(same).unwrap_or(0);
+        self.healthy.truncate(from);
     }
 }

@@ -32,8 +32,8 @@ const EMBEDDED: [(&str, &[u8]); 4] = [
 ];
 
 const EXTENSION: &str = "wasm";
-/// Fewest digits by which a policy can be asked for.
-const MIN_PREFIX: usize = 6;
+/// Earlier versions of a policy that are kept beside it, to go back to.
+const VERSIONS: usize = 4;
 /// Larger files are not policies; a sandbox may allow less.
 const MAX_SIZE: u64 = 64 << 20;
 
@@ -113,12 +113,9 @@ impl PolicyStore {
         if let Some(found) = all.iter().find(|stored| stored.name == wanted) {
             return Ok(found.clone());
         }
-        let prefix = wanted.to_ascii_lowercase();
-        let is_prefix =
-            prefix.len() >= MIN_PREFIX && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
         let mut found: Vec<&Stored> = all
             .iter()
-            .filter(|stored| is_prefix && stored.digest.to_string().starts_with(&prefix))
+            .filter(|stored| stored.digest.begins_with(wanted))
             .collect();
         // The same bytes under two names are one policy.
         found.dedup_by_key(|stored| stored.digest);
@@ -143,8 +140,8 @@ impl PolicyStore {
         }
     }
 
-    /// Saves a component in the folder under `name`, at once or not at all, replacing one of the same name. It is not
-    /// checked; compile it first.
+    /// Saves a component in the folder under `name`, at once or not at all. One of the same name that was there is kept as
+    /// `NAME.DIGEST`, and the fifth of those before it goes. The component is not checked; compile it first.
     ///
     /// # Errors
     ///
@@ -163,6 +160,7 @@ impl PolicyStore {
         };
         fs::create_dir_all(folder).map_err(failed("create", folder))?;
         let path = folder.join(format!("{name}.{EXTENSION}"));
+        self.set_aside(name, Digest::of(bytes), &path)?;
         let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
         let draft = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
         let written = write_through(&draft, bytes).and_then(|()| fs::rename(&draft, &path));
@@ -181,6 +179,34 @@ impl PolicyStore {
             bytes: Cow::Owned(bytes.to_vec()),
             origin: Origin::File(path),
         })
+    }
+
+    /// Makes room for a new version of a policy in `path`: what is there gets its digest into its name.
+    fn set_aside(&self, name: &str, new: Digest, path: &Path) -> Result<(), PolicyError> {
+        let old = match fs::read(path) {
+            Ok(bytes) => Digest::of(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed("read", path)(source)),
+        };
+        // A name without room for a digest has one version.
+        let aside = format!("{name}.{}", old.short());
+        if old == new || !is_name(&aside) {
+            return Ok(());
+        }
+        let aside = path.with_file_name(format!("{aside}.{EXTENSION}"));
+        fs::rename(path, &aside).map_err(failed("rename", path))?;
+        let mut versions = Vec::new();
+        for stored in self.load()? {
+            if let (Some(path), true) = (stored.path(), stored.is_version_of(name)) {
+                let metadata = fs::metadata(path).and_then(|metadata| metadata.modified());
+                versions.push((metadata.map_err(failed("read", path))?, path.to_owned()));
+            }
+        }
+        versions.sort();
+        for (_, path) in versions.iter().rev().skip(VERSIONS) {
+            fs::remove_file(path).map_err(failed("remove", path))?;
+        }
+        Ok(())
     }
 
     fn load(&self) -> Result<Vec<Stored>, PolicyError> {
@@ -209,6 +235,19 @@ impl Stored {
             size: self.bytes.len(),
             origin: self.origin.clone(),
         }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match &self.origin {
+            Origin::Builtin => None,
+            Origin::File(path) => Some(path),
+        }
+    }
+
+    /// Whether it is called as earlier versions of the policy `name` are.
+    fn is_version_of(&self, name: &str) -> bool {
+        let version = self.name.strip_prefix(name);
+        version.and_then(|version| version.strip_prefix('.')) == Some(&self.digest.short())
     }
 
     /// Fails unless its bytes have the digest `expected`.

@@ -20,7 +20,7 @@ fn impatient() -> Sandbox {
 fn is_expected(name: &str, reason: &FaultReason) -> bool {
     match name {
         "trap" => matches!(reason, FaultReason::Trap(_)),
-        "loop" => matches!(reason, FaultReason::Deadline(_)),
+        "loop" | "slow" => matches!(reason, FaultReason::Deadline(_)),
         "memory" => matches!(reason, FaultReason::Memory(_)),
         "length" => matches!(reason, FaultReason::Shape { .. }),
         "nan" => matches!(reason, FaultReason::NotFinite { .. }),
@@ -82,7 +82,7 @@ fn every_fault_of_a_placement_falls_back_and_rolls_back() {
 #[test]
 fn every_fault_of_a_verdict_falls_back_and_rolls_back() {
     let sandbox = impatient();
-    for name in ["trap", "loop", "memory", "length", "range"] {
+    for name in ["trap", "loop", "slow", "memory", "length", "range"] {
         let slot = SchedulerSlot::new(&sandbox);
         let given = settings(&[("fault", name), ("after", "1"), ("in", "admit")]);
         slot.activate(&faulty(&sandbox, "scheduler-faulty"), &given)
@@ -114,7 +114,9 @@ fn every_fault_of_a_verdict_falls_back_and_rolls_back() {
 #[test]
 fn every_fault_of_a_score_falls_back_and_rolls_back() {
     let sandbox = impatient();
-    for name in ["trap", "loop", "memory", "length", "nan", "negative"] {
+    for name in [
+        "trap", "loop", "slow", "memory", "length", "nan", "negative",
+    ] {
         let slot = PredictorSlot::new(&sandbox, model(), parameters());
         slot.activate(&builtin(&sandbox, "predictor-static"), &[])
             .unwrap();

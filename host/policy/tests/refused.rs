@@ -131,23 +131,63 @@ fn what_is_saved_is_found_by_name_and_by_digest() {
     assert_eq!(store.get(&saved.digest.to_string()).unwrap(), saved);
     assert_eq!(store.get(&saved.digest.short()).unwrap(), saved);
     assert_eq!(store.list().unwrap().len(), before.len() + 1);
-    // Saved again, it is replaced, and nothing else is left in the folder.
+    let files = || {
+        let files = fs::read_dir(folder.path().join("policies")).unwrap();
+        files.count()
+    };
+    // Saved again, nothing changes.
+    store.save(b"not checked here", "mine").unwrap();
+    assert_eq!(files(), 1);
+    // Of another version, the earlier one is still there, by its digest.
+    let first = saved.digest;
     let saved = store.save(b"again", "mine").unwrap();
     assert_eq!(store.get("mine").unwrap().bytes, saved.bytes);
     assert_eq!(
-        fs::read_dir(folder.path().join("policies"))
-            .unwrap()
-            .count(),
-        1
+        &*store.get(&first.to_string()).unwrap().bytes,
+        b"not checked here"
     );
+    assert_eq!(
+        store
+            .get(&format!("mine.{}", first.short()))
+            .unwrap()
+            .digest,
+        first
+    );
+    assert_eq!(files(), 2);
     // Files that are no policies are left alone.
     fs::write(folder.path().join("policies/notes.txt"), "x").unwrap();
-    assert_eq!(store.list().unwrap().len(), before.len() + 1);
+    assert_eq!(store.list().unwrap().len(), before.len() + 2);
     saved.verify(Digest::of(b"again")).unwrap();
     assert!(matches!(
         saved.verify(Digest::of(b"")),
         Err(PolicyError::WrongDigest { .. })
     ));
+}
+
+#[test]
+fn four_earlier_versions_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = PolicyStore::with_folder(folder.path());
+    let old = std::time::SystemTime::UNIX_EPOCH;
+    for version in 0..7u8 {
+        let saved = store.save(&[version], "mine").unwrap();
+        let Origin::File(path) = saved.origin else {
+            panic!("it is saved in a file")
+        };
+        // Whatever the file system's clock resolves.
+        let time = old + std::time::Duration::from_secs(version.into());
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    let kept = |version: u8| store.get(&Digest::of(&[version]).to_string()).is_ok();
+    assert_eq!(
+        (0..7).map(kept).collect::<Vec<_>>(),
+        [false, false, true, true, true, true, true]
+    );
+    // Another policy's, though its name begins the same.
+    store.save(b"other", "mine.other").unwrap();
+    store.save(&[7], "mine").unwrap();
+    assert!(store.get("mine.other").is_ok());
 }
 
 #[test]

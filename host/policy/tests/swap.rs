@@ -130,7 +130,7 @@ fn going_back_to_the_built_in_rule_is_a_swap_too() {
     slot.activate(&builtin(&sandbox, "scheduler-halo"), &[])
         .unwrap();
     assert_eq!(slot.active().name, "scheduler-halo");
-    slot.deactivate();
+    slot.deactivate(halo_policy::Cause::Activated);
     assert_eq!(slot.active().name, halo_policy::builtin::NAME);
     assert_eq!(
         slot.admit(&round()).value,

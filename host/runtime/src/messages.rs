@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use halo_fabric::{Encoding, NodeId};
-use halo_policy::{Digest, Kind, Setting};
+use halo_policy::{Change, Digest, Kind, Setting};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Bytes;
+use crate::pieces::Hex;
 
 /// `profile`: what a node is. Asked with no body.
 pub(crate) const PROFILE: &str = "profile";
@@ -14,12 +14,22 @@ pub(crate) const PROFILE: &str = "profile";
 pub(crate) const COUNTERS: &str = "counters";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
-/// `policy-list`: which policies a node has and which are in force.
+/// `policy-list`: which policies a node has.
 pub(crate) const POLICY_LIST: &str = "policy-list";
+/// `policy-state`: which policies are in force, and were. Asked with no body.
+pub(crate) const POLICY_STATE: &str = "policy-state";
+/// `policy-inspect`: what is one of a node's policies?
+pub(crate) const POLICY_INSPECT: &str = "policy-inspect";
+/// `policy-recording`: what were the policies in force asked last? Asked with no body.
+pub(crate) const POLICY_RECORDING: &str = "policy-recording";
+/// `policy-push`: keep this piece of a component.
+pub(crate) const POLICY_PUSH: &str = "policy-push";
+/// `policy-fetch`: give me a piece of a component.
+pub(crate) const POLICY_FETCH: &str = "policy-fetch";
+/// `policy-try`: would this policy do?
+pub(crate) const POLICY_TRY: &str = "policy-try";
 /// `policy-activate`: put this policy in force.
 pub(crate) const POLICY_ACTIVATE: &str = "policy-activate";
-/// `policy-fetch`: give me the bytes of a component.
-pub(crate) const POLICY_FETCH: &str = "policy-fetch";
 
 /// What a node is and can do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,7 +83,7 @@ pub struct PolicyEntry {
     pub active: bool,
     /// Where it comes from: "built in", or a file.
     pub origin: String,
-    /// Times it failed since it came into force.
+    /// Calls without a usable result, as far back as its node's history goes.
     pub faults: u64,
 }
 
@@ -86,20 +96,82 @@ pub struct PolicyList {
     pub sequence: u64,
 }
 
+/// What is in force on a node, and was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyState {
+    /// Rises with every change in the cluster: the highest is the latest.
+    pub sequence: u64,
+    /// Its schedulers, oldest first; the last is in force.
+    pub scheduler: Vec<Change>,
+    /// Its predictors, oldest first; the last is in force.
+    pub predictor: Vec<Change>,
+}
+
+impl PolicyState {
+    /// What has been in force of one kind.
+    pub fn history(&self, kind: Kind) -> &[Change] {
+        match kind {
+            Kind::Scheduler => &self.scheduler,
+            Kind::Predictor => &self.predictor,
+        }
+    }
+}
+
+/// A policy that is to be used, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Scheduler or predictor.
+    pub kind: Kind,
+    /// The policy's name.
+    pub name: String,
+    /// SHA-256 of the component. `None` for the built-in rule.
+    pub digest: Option<Digest>,
+    /// What it is told. If nothing, each node's configuration says what.
+    pub settings: Vec<Setting>,
+}
+
 /// Put a policy in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Activate {
-    pub(crate) name: String,
-    /// What its bytes must be.
-    pub(crate) digest: Digest,
-    /// The bytes, for nodes that do not have them.
-    pub(crate) component: Option<Bytes>,
-    pub(crate) settings: Vec<Setting>,
+    pub(crate) choice: Choice,
+    /// Whether that is to go back to it.
+    pub(crate) back: bool,
     pub(crate) sequence: u64,
 }
 
-/// Give me the component with this digest.
+/// Keep this piece of a component. With no bytes: how much of it have you?
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Push {
+    pub(crate) name: String,
+    /// Of the whole component.
+    pub(crate) digest: Digest,
+    /// Bytes of the whole component.
+    pub(crate) size: u64,
+    /// Where in it the piece begins.
+    pub(crate) offset: u64,
+    pub(crate) piece: Hex,
+}
+
+/// How much of a component a node has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pushed {
+    /// Bytes from the beginning; all of them once the component is there, whole and found to be a policy.
+    pub(crate) have: u64,
+    /// Why it is in memory only, if it could not be saved.
+    pub(crate) unsaved: Option<String>,
+}
+
+/// Give me the piece of a component that begins there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fetch {
     pub(crate) digest: Digest,
+    pub(crate) offset: u64,
+}
+
+/// A piece of a component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    /// Bytes of the whole component.
+    pub(crate) size: u64,
+    pub(crate) piece: Hex,
 }

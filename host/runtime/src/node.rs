@@ -23,7 +23,7 @@ use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::planner::Planner;
 use crate::policies::Policies;
-use crate::{cluster, memory, speed, worker};
+use crate::{cluster, memory, rollout, speed, worker};
 
 /// Share of the available memory that feed-forward groups may take if the configuration does not say.
 const MEMORY_SHARE: f64 = 0.5;
@@ -92,7 +92,12 @@ impl Node {
         let (stop, _) = watch::channel(false);
         forget_the_dead(&fabric, assignments, stop.subscribe());
         fabric.announce().await?;
-        cluster::adopt_policies(&fabric, &policies).await;
+        rollout::catch_up(&fabric, &policies).await;
+        tokio::spawn(rollout::follow(
+            fabric.clone(),
+            Arc::clone(&policies),
+            stop.subscribe(),
+        ));
         Ok(Self {
             config: config.clone(),
             engine,

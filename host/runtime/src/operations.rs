@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use halo_fabric::{Call, Fabric, Service};
+use halo_policy::Cause;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::assignments::Assignments;
-use crate::cluster;
 use crate::error::NodeError;
 use crate::messages::{self, Profile};
 use crate::policies::Policies;
@@ -48,13 +48,37 @@ impl Operations {
             messages::POLICY_LIST => {
                 blocking(move || self.policies.list().map_err(|e| e.to_string())).await
             }
+            messages::POLICY_STATE => value(&self.policies.state()),
+            messages::POLICY_RECORDING => value(&self.policies.recording()),
+            messages::POLICY_INSPECT => {
+                let wanted: String = parse(call.body)?;
+                blocking(move || self.policies.inspect(&wanted).map_err(|e| e.to_string())).await
+            }
+            messages::POLICY_PUSH => {
+                let push: messages::Push = parse(call.body)?;
+                blocking(move || self.policies.receive(&push)).await
+            }
             messages::POLICY_FETCH => {
                 let fetch: messages::Fetch = parse(call.body)?;
-                blocking(move || cluster::component(&self.policies, &fetch)).await
+                blocking(move || self.policies.piece(&fetch).map_err(|e| e.to_string())).await
+            }
+            messages::POLICY_TRY => {
+                let choice: messages::Choice = parse(call.body)?;
+                blocking(move || self.policies.try_out(&choice).map_err(|e| e.to_string())).await
             }
             messages::POLICY_ACTIVATE => {
                 let wish: messages::Activate = parse(call.body)?;
-                blocking(move || cluster::activate_here(&self.policies, wish)).await
+                blocking(move || {
+                    let cause = if wish.back {
+                        Cause::RolledBack
+                    } else {
+                        Cause::Activated
+                    };
+                    self.policies
+                        .activate(&wish.choice, cause, wish.sequence)
+                        .map_err(|e| e.to_string())
+                })
+                .await
             }
             unknown => Err(format!(
                 "this node (HALO {}) knows no operation `{unknown}`",

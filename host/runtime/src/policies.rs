@@ -1,18 +1,26 @@
 //! The schedulers and predictors of a node: which it has, which are in force.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod view;
 
-use halo_models::{Calibration, Package};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use halo_models::Package;
 use halo_policy::{
-    Active, Component, Digest, Kind, Model, PolicyError, PolicyStore, PredictorSlot, Sandbox,
-    SchedulerSlot, Setting, Stored, Tensor,
+    Cause, Component, Digest, Inspection, Kind, Model, PolicyError, PolicyStore, PredictorSlot,
+    Recording, Sandbox, SchedulerSlot, Setting,
 };
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config;
 use crate::error::NodeError;
-use crate::messages::{PolicyEntry, PolicyList};
+use crate::messages::{Choice, Fetch, Piece, PolicyEntry, PolicyList, PolicyState, Push, Pushed};
+use crate::pieces::{Incoming, piece_of};
+
+pub use view::described;
+pub(crate) use view::importance;
 
 /// The name that puts the built-in rule in force.
 pub const BUILT_IN: &str = halo_policy::builtin::NAME;
@@ -20,6 +28,9 @@ pub const BUILT_IN: &str = halo_policy::builtin::NAME;
 /// What is in force where neither the configuration nor the cluster says otherwise.
 const SCHEDULER: &str = "scheduler-halo";
 const PREDICTOR: &str = "predictor-probe";
+
+/// Components that are kept compiled.
+const COMPILED: usize = 8;
 
 /// A node's policies.
 #[derive(Debug)]
@@ -30,6 +41,9 @@ pub struct Policies {
     predictor: PredictorSlot,
     model: Model,
     settings: config::Policies,
+    /// The components compiled last, to be tried, put in force and gone back to.
+    compiled: Mutex<VecDeque<Component>>,
+    incoming: Mutex<Incoming>,
     /// Of the last change, so that a node that comes later can tell whose policies are the latest.
     sequence: AtomicU64,
     changed: watch::Sender<u64>,
@@ -42,20 +56,17 @@ impl Policies {
     ///
     /// A policy is not there or refused, or the package's calibration cannot be read.
     pub fn new(settings: &config::Policies, package: &Package) -> Result<Self, NodeError> {
-        let calibration = package.calibration()?;
-        let model = model(package, calibration.as_ref());
+        let (model, parameters) = described(package)?;
         let sandbox = Sandbox::new(settings.limits.clone())?;
         let policies = Self {
             scheduler: SchedulerSlot::new(&sandbox),
-            predictor: PredictorSlot::new(
-                &sandbox,
-                model.clone(),
-                parameters(calibration.as_ref()),
-            ),
+            predictor: PredictorSlot::new(&sandbox, model.clone(), parameters),
             sandbox,
             store: store(settings),
             model,
             settings: settings.clone(),
+            compiled: Mutex::default(),
+            incoming: Mutex::default(),
             sequence: AtomicU64::new(0),
             changed: watch::Sender::new(0),
         };
@@ -74,7 +85,8 @@ impl Policies {
         if name == BUILT_IN {
             return Ok(());
         }
-        let component = self.compile(&self.store.get(name)?)?;
+        let stored = self.store.get(name)?;
+        let component = self.compile(&stored.name, stored.digest, &stored.bytes)?;
         if component.kind() != kind {
             return Err(PolicyError::WrongKind {
                 name: name.to_owned(),
@@ -91,7 +103,8 @@ impl Policies {
             );
             return Ok(());
         }
-        Ok(self.put_in_force(&component, &self.settings.settings(component.name()))?)
+        let settings = self.settings.settings(component.name());
+        Ok(self.put_in_force(&component, &settings, Cause::Started)?)
     }
 
     /// The model as policies see it.
@@ -122,67 +135,175 @@ impl Policies {
         self.changed.subscribe()
     }
 
-    /// A policy of the store, by name or digest.
-    ///
-    /// # Errors
-    ///
-    /// There is none, or it cannot be read.
-    pub fn find(&self, wanted: &str) -> Result<Stored, PolicyError> {
-        self.store.get(wanted)
+    /// Takes a piece of a component. Once it is whole it is compiled, kept, and there to be put in force.
+    pub(crate) fn receive(&self, push: &Push) -> Result<Pushed, String> {
+        let pushed = |have, unsaved| Ok(Pushed { have, unsaved });
+        let Push {
+            name, digest, size, ..
+        } = push;
+        // Under another name it is another policy's version there.
+        if self.store.get(name).is_ok_and(|s| s.digest == *digest) {
+            return pushed(*size, None);
+        }
+        let limit = self.sandbox.limits().component;
+        let arrived = lock(&self.incoming).add(push, limit)?;
+        match arrived {
+            Ok(component) => pushed(*size, self.keep(name, *digest, &component)?),
+            Err(have) => pushed(have, None),
+        }
     }
 
-    /// Puts a component in force as the `sequence`-th change in the cluster. It must have the expected digest; it is compiled
-    /// and tried first, and if it fails, what was in force stays.
-    ///
-    /// # Errors
-    ///
-    /// The digest differs, the component cannot be used, or its trial failed.
-    pub fn activate(
+    /// Keeps a component that came from elsewhere, if it is a policy. Gives the reason if it is in memory only.
+    pub(crate) fn keep(
         &self,
         name: &str,
-        bytes: &[u8],
         digest: Digest,
-        settings: &[Setting],
+        component: &[u8],
+    ) -> Result<Option<String>, String> {
+        self.compile(name, digest, component)
+            .map_err(|e| e.to_string())?;
+        let unsaved = self.store.save(component, name).err();
+        if let Some(error) = &unsaved {
+            warn!(policy = name, "in memory, but not kept: {error}");
+        }
+        Ok(unsaved.map(|error| error.to_string()))
+    }
+
+    /// A piece of a component of the store.
+    pub(crate) fn piece(&self, fetch: &Fetch) -> Result<Piece, PolicyError> {
+        let stored = self.store.get(&fetch.digest.to_string())?;
+        Ok(piece_of(&stored.bytes, fetch.offset))
+    }
+
+    /// What is to be known about a policy of the store, by its name or digest.
+    pub(crate) fn inspect(&self, wanted: &str) -> Result<Inspection, PolicyError> {
+        let stored = self.store.get(wanted)?;
+        let component = self.compile(&stored.name, stored.digest, &stored.bytes)?;
+        Ok(Inspection::new(&component, self.sandbox.limits()))
+    }
+
+    /// Tries a policy on the questions asked last, and leaves what is in force.
+    pub(crate) fn try_out(&self, choice: &Choice) -> Result<(), PolicyError> {
+        let Some(component) = self.component(choice)? else {
+            return Ok(());
+        };
+        let settings = self.settings_of(choice);
+        match choice.kind {
+            Kind::Scheduler => self.scheduler.try_out(&component, &settings),
+            Kind::Predictor => self.predictor.try_out(&component, &settings),
+        }
+    }
+
+    /// Puts a policy in force as the `sequence`-th change in the cluster. It is tried first, and if it fails, what was in
+    /// force stays.
+    pub(crate) fn activate(
+        &self,
+        choice: &Choice,
+        cause: Cause,
         sequence: u64,
-    ) -> Result<Kind, PolicyError> {
-        let found = Digest::of(bytes);
-        if found != digest {
-            return Err(PolicyError::WrongDigest {
-                name: name.to_owned(),
-                expected: digest,
-                found,
-            });
+    ) -> Result<(), PolicyError> {
+        match self.component(choice)? {
+            Some(component) => {
+                self.put_in_force(&component, &self.settings_of(choice), cause)?;
+            }
+            None => self.deactivate(choice.kind, cause),
+        }
+        self.settle(sequence);
+        Ok(())
+    }
+
+    /// Takes note that nothing is to be taken over from the cluster up to this change.
+    pub(crate) fn settle(&self, sequence: u64) {
+        self.sequence.fetch_max(sequence, Ordering::Relaxed);
+    }
+
+    /// Whether a policy is at hand to be put in force.
+    pub(crate) fn has(&self, choice: &Choice) -> bool {
+        self.component(choice).is_ok()
+    }
+
+    /// The component of a choice; nothing if it is the built-in rule.
+    fn component(&self, choice: &Choice) -> Result<Option<Component>, PolicyError> {
+        let Some(digest) = choice.digest else {
+            return Ok(None);
+        };
+        if let Some(component) = self.compiled(&choice.name, digest) {
+            return Ok(Some(component));
+        }
+        let stored = self.store.get(&digest.to_string())?;
+        self.compile(&choice.name, digest, &stored.bytes).map(Some)
+    }
+
+    fn compiled(&self, name: &str, digest: Digest) -> Option<Component> {
+        let compiled = lock(&self.compiled);
+        let mut components = compiled.iter();
+        components
+            .find(|c| c.digest() == digest && c.name() == name)
+            .cloned()
+    }
+
+    /// Compiles a component, unless that was done lately: on a small machine it takes seconds.
+    fn compile(&self, name: &str, digest: Digest, bytes: &[u8]) -> Result<Component, PolicyError> {
+        if let Some(component) = self.compiled(name, digest) {
+            return Ok(component);
         }
         let component = self.sandbox.compile(name, bytes)?;
-        let own = self.settings.settings(name);
-        self.put_in_force(
-            &component,
-            if settings.is_empty() { &own } else { settings },
-        )?;
-        self.sequence.fetch_max(sequence, Ordering::Relaxed);
-        Ok(component.kind())
+        let mut compiled = lock(&self.compiled);
+        if compiled.len() == COMPILED {
+            compiled.pop_front();
+        }
+        compiled.push_back(component.clone());
+        Ok(component)
     }
 
-    /// Keeps a component that came from another node.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be written.
-    pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), PolicyError> {
-        self.store.save(bytes, name).map(drop)
+    fn settings_of(&self, choice: &Choice) -> Vec<Setting> {
+        if choice.settings.is_empty() {
+            self.settings.settings(&choice.name)
+        } else {
+            choice.settings.clone()
+        }
     }
 
-    fn compile(&self, stored: &Stored) -> Result<Component, PolicyError> {
-        self.sandbox.compile(&stored.name, &stored.bytes)
-    }
-
-    fn put_in_force(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
+    fn put_in_force(
+        &self,
+        component: &Component,
+        settings: &[Setting],
+        cause: Cause,
+    ) -> Result<(), PolicyError> {
         match component.kind() {
-            Kind::Scheduler => self.scheduler.activate(component, settings)?,
-            Kind::Predictor => self.predictor.activate(component, settings)?,
+            Kind::Scheduler => self.scheduler.put_in_force(component, settings, cause)?,
+            Kind::Predictor => self.predictor.put_in_force(component, settings, cause)?,
         }
         self.changed.send_modify(|changes| *changes += 1);
         Ok(())
+    }
+
+    fn deactivate(&self, kind: Kind, cause: Cause) {
+        match kind {
+            Kind::Scheduler => self.scheduler.deactivate(cause),
+            Kind::Predictor => self.predictor.deactivate(cause),
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// What is in force, and was.
+    pub fn state(&self) -> PolicyState {
+        PolicyState {
+            sequence: self.sequence.load(Ordering::Relaxed),
+            scheduler: self.scheduler.history(),
+            predictor: self.predictor.history(),
+        }
+    }
+
+    /// What the policies in force were asked last.
+    pub fn recording(&self) -> Recording {
+        let (placing, rounds) = self.scheduler.questions();
+        Recording {
+            model: self.model.clone(),
+            placing,
+            rounds,
+            states: self.predictor.questions(),
+        }
     }
 
     /// What the node has and what is in force.
@@ -191,10 +312,12 @@ impl Policies {
     ///
     /// The policy folder cannot be read.
     pub fn list(&self) -> Result<PolicyList, PolicyError> {
-        let active = [
-            (Kind::Scheduler, self.scheduler.active()),
-            (Kind::Predictor, self.predictor.active()),
-        ];
+        let state = self.state();
+        let of = |kind, digest: Option<Digest>| {
+            let history = state.history(kind).iter();
+            history.filter(move |change| change.digest == digest)
+        };
+        let in_force = |kind| state.history(kind).last();
         let mut policies = Vec::new();
         for entry in self.store.list()? {
             // Nothing is compiled for a list: on a small machine that takes seconds. A file that is no policy is not listed;
@@ -203,44 +326,43 @@ impl Policies {
             let Some(kind) = Kind::of(&stored.bytes) else {
                 continue;
             };
-            let now = active
-                .iter()
-                .find(|(_, a)| a.digest == Some(entry.digest))
-                .map(|(_, a)| a);
+            let digest = Some(entry.digest);
             policies.push(PolicyEntry {
                 name: entry.name,
                 kind,
-                digest: Some(entry.digest),
-                active: now.is_some(),
+                digest,
+                active: in_force(kind).is_some_and(|now| now.digest == digest),
                 origin: match entry.origin {
                     halo_policy::Origin::Builtin => "built in".into(),
                     halo_policy::Origin::File(path) => path.display().to_string(),
                 },
-                faults: now.map_or(0, |a| a.faults),
+                faults: of(kind, digest).map(|change| change.faults).sum(),
             });
         }
-        for (kind, now) in &active {
-            if !policies.iter().any(|p| p.active && p.kind == *kind) {
-                policies.push(in_force_elsewhere(*kind, now));
+        // What is in force but not in the store: the built-in rule, or a component that could not be saved.
+        for kind in [Kind::Scheduler, Kind::Predictor] {
+            if let Some(now) = in_force(kind)
+                && !policies.iter().any(|p| p.active && p.kind == kind)
+            {
+                policies.push(PolicyEntry {
+                    name: now.name.clone(),
+                    kind,
+                    digest: now.digest,
+                    active: true,
+                    origin: "in memory".into(),
+                    faults: of(kind, now.digest).map(|change| change.faults).sum(),
+                });
             }
         }
         Ok(PolicyList {
             policies,
-            sequence: self.sequence.load(Ordering::Relaxed),
+            sequence: state.sequence,
         })
     }
 }
 
-/// What is in force but not in the store: the built-in rule, or a component that was never saved.
-fn in_force_elsewhere(kind: Kind, now: &Active) -> PolicyEntry {
-    PolicyEntry {
-        name: now.name.clone(),
-        kind,
-        digest: now.digest,
-        active: true,
-        origin: "in memory".into(),
-        faults: now.faults,
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The store that these settings describe: the built-in policies and the folder's.
@@ -250,71 +372,4 @@ pub fn store(settings: &config::Policies) -> PolicyStore {
         .clone()
         .or_else(|| halo_engine::library::data_folder().map(|d| d.join("policies")));
     folder.map_or_else(PolicyStore::builtin, PolicyStore::with_folder)
-}
-
-/// How much each group matters on average, `[layers, groups]`: the calibration's word, if it has one that fits the model.
-pub(crate) fn importance<'a>(
-    package: &Package,
-    calibration: Option<&'a Calibration>,
-) -> Option<&'a [f32]> {
-    let mean = calibration?.arrays.get("mean")?;
-    let fits = mean.shape == [package.shape().layers, package.groups()];
-    fits.then_some(&mean.values)
-}
-
-/// The model as policies see it. Work is counted in bytes of weights, since decoding is bound by reading them.
-pub fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
-    let shape = package.shape();
-    let group_bytes = package.group_bytes();
-    let attention = package.attention(0);
-    let attention_bytes: u64 = [
-        attention.query,
-        attention.key,
-        attention.value,
-        attention.output,
-    ]
-    .iter()
-    .map(|m| m.bytes())
-    .sum();
-    // The engine computes an unquantised head in f32.
-    let head = package.head();
-    let head_bytes = match head.values {
-        halo_models::Values::Quantised { .. } => head.bytes(),
-        _ => 4 * head.rows as u64 * head.columns as u64,
-    };
-    let groups = package.groups();
-    let importance = importance(package, calibration).map_or_else(Vec::new, |mean| {
-        mean.chunks(groups)
-            .flat_map(|layer| {
-                let sum: f32 = layer.iter().sum();
-                layer.iter().map(move |v| {
-                    if sum > 0.0 {
-                        v / sum
-                    } else {
-                        1.0 / layer.len() as f32
-                    }
-                })
-            })
-            .collect()
-    });
-    Model {
-        layers: shape.layers as u32,
-        width: shape.width as u32,
-        groups: groups as u32,
-        group_bytes,
-        attention_cost: attention_bytes as f32 / group_bytes as f32,
-        head_cost: head_bytes as f32 / group_bytes as f32,
-        importance,
-    }
-}
-
-fn parameters(calibration: Option<&Calibration>) -> Vec<Tensor> {
-    let arrays = calibration.into_iter().flat_map(|c| &c.arrays);
-    arrays
-        .map(|(name, array)| Tensor {
-            name: name.clone(),
-            shape: array.shape.iter().map(|&n| n as u32).collect(),
-            values: array.values.clone(),
-        })
-        .collect()
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use halo_fabric::Fabric;
 use halo_models::Package;
-use halo_policy::{Digest, PolicyStore};
-use halo_runtime::{Config, Report, cluster, fabric_config};
+use halo_policy::{Kind, PolicyStore};
+use halo_runtime::{Choice, Config, Report, cluster, fabric_config, rollout};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -326,14 +326,13 @@ impl Worker {
 /// What `halo policy activate scheduler-halo` does.
 async fn swap_scheduler(fabric: Fabric) -> Result<()> {
     let stored = PolicyStore::builtin().get("scheduler-halo")?;
-    let answers = cluster::activate(
-        &fabric,
-        &stored.name,
-        Digest::of(&stored.bytes),
-        Some(&stored.bytes),
-        &[],
-    )
-    .await;
+    let choice = Choice {
+        kind: Kind::Scheduler,
+        name: stored.name,
+        digest: Some(stored.digest),
+        settings: Vec::new(),
+    };
+    let answers = rollout::activate(&fabric, &choice, &stored.bytes).await;
     for (node, answer) in answers {
         answer.with_context(|| format!("{node} did not swap its scheduler"))?;
     }

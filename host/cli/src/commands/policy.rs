@@ -1,215 +1,151 @@
+mod activate;
+mod history;
+mod inspect;
+mod list;
+mod new;
+mod push;
+mod record;
+mod rollback;
+mod test;
+
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
-use halo_policy::{Digest, Sandbox, Setting};
-use halo_runtime::{Config, PolicyEntry, cluster, policies};
+use clap::{Args, Subcommand};
+use halo_fabric::Fabric;
+use halo_policy::Setting;
+use halo_runtime::rollout::Answers;
 use owo_colors::OwoColorize;
 
 use crate::commands::status::observe;
 use crate::options::{Global, ReachOptions};
-use crate::output::{self, Output};
+use crate::output::Output;
 
-/// List schedulers and predictors, and put them in force
+/// List schedulers and predictors, give them to every node, put them in force, go back, and write your own
 ///
 /// Policies are WebAssembly components. A scheduler says who computes which neuron groups, and whom a round waits for; a
 /// predictor says how much each group will matter, before it is computed. docs/guides/policies.md shows how to write one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
-    /// Which policies there are, and which are in force
-    ///
-    /// Without --cluster these are the policies that come with the program and those of this machine's policy folder. With it,
-    /// those of every node.
-    #[command(after_help = "Examples:
-  halo policy list
-  halo policy list --cluster home")]
-    List {
-        /// The cluster's name
-        #[arg(long, value_name = "NAME")]
-        cluster: Option<String>,
-
-        #[command(flatten)]
-        network: ReachOptions,
-    },
-    /// Put a policy in force on every node, while tokens flow
-    ///
-    /// Each node compiles the component and tries it beside the one in force; it takes over between two rounds. A node that
-    /// refuses it says why, and stays with what it has. Nodes that join later take over what the cluster has.
-    #[command(after_help = "Examples:
-  halo policy activate --cluster home scheduler-halo
-  halo policy activate --cluster home ./my-scheduler.wasm --set budget=0.05")]
-    Activate {
-        /// A policy's name, the beginning of its digest, or a component's file
-        policy: String,
-
-        /// A setting for the policy; may be given several times
-        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
-        settings: Vec<Setting>,
-
-        /// The cluster's name
-        #[arg(long, value_name = "NAME")]
-        cluster: String,
-
-        #[command(flatten)]
-        network: ReachOptions,
-    },
+    List(list::List),
+    Push(push::Push),
+    Activate(activate::Activate),
+    Rollback(rollback::Rollback),
+    History(history::History),
+    Inspect(inspect::Inspect),
+    Record(record::Record),
+    New(new::New),
+    Test(test::Test),
 }
 
 impl Policy {
     pub(crate) async fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
-            Self::List {
-                cluster: None,
-                network: _,
-            } => list_here(global, output),
-            Self::List {
-                cluster: Some(cluster),
-                network,
-            } => {
-                let mut config = global.config()?;
-                network.apply(&mut config, Some(&cluster));
-                list(&config, output).await
-            }
-            Self::Activate {
-                policy,
-                settings,
-                cluster,
-                network,
-            } => {
-                let mut config = global.config()?;
-                network.apply(&mut config, Some(&cluster));
-                activate(&policy, &settings, &config, output).await
-            }
+            Self::List(command) => command.execute(global, output).await,
+            Self::Push(command) => command.execute(global, output).await,
+            Self::Activate(command) => command.execute(global, output).await,
+            Self::Rollback(command) => command.execute(global, output).await,
+            Self::History(command) => command.execute(global, output).await,
+            Self::Inspect(command) => command.execute(global, output).await,
+            Self::Record(command) => command.execute(global, output).await,
+            Self::New(command) => command.execute(output),
+            Self::Test(command) => command.execute(global, output),
         }
     }
 }
 
-fn list_here(global: &Global, output: &Output) -> Result<ExitCode> {
-    let entries = policies::store(&global.config()?.policy).list()?;
-    if output.json() {
-        output.line(&entries)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows: Vec<Vec<String>> = entries
-        .iter()
-        .map(|e| {
-            let origin = match &e.origin {
-                halo_policy::Origin::Builtin => "built in".to_owned(),
-                halo_policy::Origin::File(path) => path.display().to_string(),
-            };
-            vec![
-                e.name.clone(),
-                e.digest.short(),
-                output::bytes(e.size as u64),
-                origin,
-            ]
-        })
-        .collect();
-    anstream::print!("{}", output::table(&rows));
-    Ok(ExitCode::SUCCESS)
+/// The cluster whose policies are meant.
+#[derive(Debug, Args)]
+struct ClusterOptions {
+    /// The cluster's name
+    #[arg(long, value_name = "NAME")]
+    cluster: String,
+
+    #[command(flatten)]
+    network: ReachOptions,
 }
 
-async fn list(config: &Config, output: &Output) -> Result<ExitCode> {
-    let fabric = observe(config).await?;
-    let lists = cluster::policies(&fabric).await;
-    fabric.close().await;
-    if output.json() {
-        let nodes: Vec<_> = lists
-            .iter()
-            .map(|(node, list)| match list {
-                Ok(list) => serde_json::json!({ "node": node, "sequence": list.sequence, "policies": list.policies }),
-                Err(error) => serde_json::json!({ "node": node, "error": error.to_string() }),
-            })
-            .collect();
-        output.line(&nodes)?;
-        return Ok(ExitCode::SUCCESS);
+impl ClusterOptions {
+    /// Joins the cluster's network, without being a member.
+    async fn observe(&self, global: &Global) -> Result<Fabric> {
+        let mut config = global.config()?;
+        self.network.apply(&mut config, Some(&self.cluster));
+        observe(&config).await
     }
-    for (node, list) in &lists {
-        anstream::println!("{}", node.bold());
-        match list {
-            Ok(list) => anstream::print!(
-                "{}",
-                output::table(&list.policies.iter().map(row).collect::<Vec<_>>())
-            ),
-            Err(error) => anstream::println!("  {error}"),
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn row(entry: &PolicyEntry) -> Vec<String> {
-    let mark = if entry.active { "*" } else { " " };
-    let digest = entry.digest.map_or_else(String::new, |d| d.short());
-    let faults = if entry.faults > 0 {
-        format!("{} faults", entry.faults)
-    } else {
-        String::new()
-    };
-    vec![
-        format!("{mark} {}", entry.name),
-        entry.kind.to_string(),
-        digest,
-        entry.origin.clone(),
-        faults,
-    ]
+/// The cluster whose policies are meant, or this machine.
+#[derive(Debug, Args)]
+struct MaybeCluster {
+    /// The cluster's name
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+
+    #[command(flatten)]
+    network: ReachOptions,
 }
 
-async fn activate(
-    policy: &str,
-    settings: &[Setting],
-    config: &Config,
-    output: &Output,
-) -> Result<ExitCode> {
+impl MaybeCluster {
+    /// Joins the cluster's network, without being a member; nothing if this machine is meant.
+    async fn observe(&self, global: &Global) -> Result<Option<Fabric>> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        let mut config = global.config()?;
+        self.network.apply(&mut config, Some(cluster));
+        observe(&config).await.map(Some)
+    }
+}
+
+/// A component's file and the policy's name, which is the file's, if `policy` is one.
+fn file(policy: &str) -> Result<Option<(String, Vec<u8>)>> {
     let path = Path::new(policy);
-    let (name, bytes) = if path.extension().is_some_and(|e| e == "wasm") {
-        let bytes = std::fs::read(path)
-            .with_context(|| format!("cannot read the component {}", path.display()))?;
-        let name = path
-            .file_stem()
-            .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-        (name, bytes)
-    } else {
-        let stored = policies::store(&config.policy).get(policy)?;
-        (stored.name, stored.bytes.into_owned())
-    };
-    // What no node could use is refused before any is asked.
-    Sandbox::new(config.policy.limits.clone())?.compile(&name, &bytes)?;
-    let fabric = observe(config).await?;
-    let answers =
-        cluster::activate(&fabric, &name, Digest::of(&bytes), Some(&bytes), settings).await;
-    fabric.close().await;
-    let failed = answers.values().filter(|a| a.is_err()).count();
-    if output.json() {
-        let nodes: Vec<_> = answers
-            .iter()
-            .map(|(node, answer)| match answer {
-                Ok(kind) => serde_json::json!({ "node": node, "kind": kind, "active": name }),
-                Err(error) => serde_json::json!({ "node": node, "error": error.to_string() }),
-            })
-            .collect();
-        output.line(&nodes)?;
-    } else {
-        for (node, answer) in &answers {
-            match answer {
-                Ok(kind) => {
-                    anstream::println!("{} {node}: {kind} {} in force", "✓".green(), name.bold())
-                }
-                Err(error) => anstream::println!("{} {error}", "✗".red()),
-            }
-        }
+    if path.extension().is_none_or(|e| e != "wasm") {
+        return Ok(None);
     }
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let component = std::fs::read(path)
+        .with_context(|| format!("cannot read the component {}", path.display()))?;
+    let name = path.file_stem().unwrap_or_default();
+    Ok(Some((name.to_string_lossy().into_owned(), component)))
 }
 
 fn setting(text: &str) -> Result<Setting, String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    Ok(Setting {
-        key: key.into(),
-        value: value.into(),
+    Ok(Setting::new(key, value))
+}
+
+/// Says what came of something at each node. `done` is what a node that did it says, and `told` what programs read of it.
+fn report(
+    answers: &Answers<()>,
+    done: &str,
+    told: &serde_json::Value,
+    output: &Output,
+) -> Result<ExitCode> {
+    if output.json() {
+        let nodes: Vec<_> = answers
+            .iter()
+            .map(|(node, answer)| {
+                let mut line = match answer {
+                    Ok(()) => told.clone(),
+                    Err(error) => serde_json::json!({ "error": error.to_string() }),
+                };
+                line["node"] = node.as_str().into();
+                line
+            })
+            .collect();
+        output.line(&nodes)?;
+    } else {
+        for (node, answer) in answers {
+            match answer {
+                Ok(()) => anstream::println!("{} {node}: {done}", "✓".green()),
+                Err(error) => anstream::println!("{} {error}", "✗".red()),
+            }
+        }
+    }
+    Ok(if answers.values().all(Result::is_ok) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }

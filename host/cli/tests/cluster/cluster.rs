@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use halo_fabric::{Fabric, FabricConfig};
 use halo_runtime::{Pinged, PolicyEntry};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use crate::leader::Leader;
 use crate::model::{Model, PROMPT};
 use crate::ports::free_port;
-use crate::process::{Process, halo, run};
+use crate::process::{HANG, Process, halo, run};
 
 /// Clusters that run at the same time; each is four processes or more.
 const CLUSTERS: usize = 2;
@@ -136,6 +137,32 @@ impl Cluster {
         let worker = self.start_worker(port, &network);
         worker.wait_ready();
         worker
+    }
+
+    /// As [`join`](Self::join), with more in its configuration file.
+    pub(crate) fn join_with(&mut self, config: &'static str) {
+        let others = std::mem::replace(&mut self.setup.config, config);
+        self.join();
+        self.setup.config = others;
+    }
+
+    /// Joins the network of a cluster that is being led, to ask questions as `halo policy` does, and stays.
+    pub(crate) async fn observe(&self) -> Fabric {
+        let node = "observer".parse().expect("a name");
+        let fabric = Fabric::open(FabricConfig {
+            cluster: self.name.clone(),
+            connect: [self.addresses(), vec![self.leader.clone()]].concat(),
+            scouting: false,
+            ..FabricConfig::new(node)
+        });
+        let fabric = fabric.await.expect("a network");
+        let mut members = fabric.members();
+        let all = members.wait_for(|m| m.len() == self.nodes().len());
+        tokio::time::timeout(HANG, all)
+            .await
+            .expect("all nodes come into sight")
+            .expect("the network stays open");
+        fabric
     }
 
     fn start_worker(&mut self, port: u16, network: &[String]) -> &mut Worker {

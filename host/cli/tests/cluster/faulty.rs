@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use halo_policy::{Cause, Change};
+
 use crate::cluster::{Answers, Cluster, LEADER, Setup, evenly};
 use crate::model::right_tokens;
 
 const TOKENS: usize = 192;
 
-fn component(name: &str) -> String {
+/// The file of one of the components that misbehave if they are told to.
+pub(crate) fn component(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../plugins/components/testing")
         .join(format!("{name}.wasm"));
@@ -29,8 +32,8 @@ fn unharmed_by(policy: &str, fault: &str) {
     leader.read_to(10);
     let before = leader.meanwhile(40, || cluster.in_force());
 
-    // Two good calls take it through its trial, a few more into the generation.
-    let settings = [format!("fault={fault}"), "after=6".into()];
+    // A trial takes as many good calls as a pass, and a placement; a few more lead into the generation.
+    let settings = [format!("fault={fault}"), "after=10".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let file = component(policy);
     leader.meanwhile(80, || cluster.activate(&file, &settings));
@@ -38,6 +41,10 @@ fn unharmed_by(policy: &str, fault: &str) {
     leader.read_to(120);
     let after = leader.meanwhile(160, || cluster.in_force());
     assert_eq!(after[LEADER], before[LEADER], "rolled back");
+    counted(
+        &leader.meanwhile(TOKENS - 16, || cluster.policy(&["history"])),
+        policy,
+    );
 
     let generation = leader.finish();
     let counts = &generation.report.counts;
@@ -45,6 +52,24 @@ fn unharmed_by(policy: &str, fault: &str) {
     assert!(generation.logged("such faults"), "{:?}", generation.log);
     assert_eq!(counts.concealed_partials, 0, "{counts:?}");
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+}
+
+/// Checks that the leader's history has the faults, and why it went back.
+fn counted(answers: &Answers, policy: &str) {
+    let nodes = answers.nodes();
+    let leader = nodes.iter().find(|a| a.node == LEADER).expect("the leader");
+    let kind = policy.split('-').next().expect("a kind");
+    let history: Vec<Change> =
+        serde_json::from_value(leader.rest[kind].clone()).expect("a list of changes");
+    let [.., faulty, back] = &history[..] else {
+        panic!("two changes: {history:?}")
+    };
+    assert_eq!(faulty.name, policy);
+    // Calls that were under way when it went may have failed too.
+    assert!(faulty.faults >= 3, "{faulty:?}");
+    assert_eq!((back.cause, back.faults), (Cause::Faults, 0));
+    let fault = back.fault.as_deref().expect("the last fault");
+    assert!(fault.contains(policy), "{fault}");
 }
 
 #[test]
@@ -55,6 +80,11 @@ fn a_scheduler_that_traps() {
 #[test]
 fn a_scheduler_that_loops() {
     unharmed_by("scheduler-faulty", "loop");
+}
+
+#[test]
+fn a_scheduler_that_is_slow() {
+    unharmed_by("scheduler-faulty", "slow");
 }
 
 #[test]
@@ -80,6 +110,11 @@ fn a_predictor_that_traps() {
 #[test]
 fn a_predictor_that_loops() {
     unharmed_by("predictor-faulty", "loop");
+}
+
+#[test]
+fn a_predictor_that_is_slow() {
+    unharmed_by("predictor-faulty", "slow");
 }
 
 #[test]

@@ -20,4 +20,5 @@ mod process;
 mod relaxed;
 mod relay;
 mod strict;
+mod swaps;
 mod topology;

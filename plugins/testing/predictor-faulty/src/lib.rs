@@ -2,7 +2,7 @@
 //!
 //! | setting | meaning |
 //! | --- | --- |
-//! | `fault` | `trap`, `loop`, `memory`, `length`, `nan` or `negative` |
+//! | `fault` | `trap`, `loop`, `slow`, `memory`, `length`, `nan` or `negative` |
 //! | `after` | so many good calls first; default 0 |
 
 mod bindings {
@@ -20,6 +20,7 @@ use bindings::exports::halo::policy::predictor::{Guest, Model, Setting, Tensor};
 enum Fault {
     Trap,
     Loop,
+    Slow,
     Memory,
     Length,
     Nan,
@@ -70,6 +71,12 @@ impl Guest for Faulty {
             Some(Fault::Loop) => loop {
                 std::hint::black_box(());
             },
+            Some(Fault::Slow) => {
+                // It answers well, after minutes.
+                for step in 0..1u64 << 38 {
+                    std::hint::black_box(step);
+                }
+            }
             Some(Fault::Memory) => {
                 let mut hoard = Vec::new();
                 loop {
@@ -88,6 +95,7 @@ fn fault(name: &str) -> Result<Fault, String> {
     Ok(match name {
         "trap" => Fault::Trap,
         "loop" => Fault::Loop,
+        "slow" => Fault::Slow,
         "memory" => Fault::Memory,
         "length" => Fault::Length,
         "nan" => Fault::Nan,

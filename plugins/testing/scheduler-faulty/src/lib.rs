@@ -2,7 +2,7 @@
 //!
 //! | setting | meaning |
 //! | --- | --- |
-//! | `fault` | `trap`, `loop`, `memory`, `length`, `range` or `overcommit` (which `admit` cannot do) |
+//! | `fault` | `trap`, `loop`, `slow`, `memory`, `length`, `range` or `overcommit` (which `admit` cannot do) |
 //! | `after` | so many good calls first; default 0 |
 //! | `in` | `place` or `admit`: only there; default both |
 
@@ -22,6 +22,7 @@ use bindings::halo::policy::types::{Model, Setting};
 enum Fault {
     Trap,
     Loop,
+    Slow,
     Memory,
     Length,
     Range,
@@ -112,6 +113,7 @@ fn fault(name: &str) -> Result<Fault, String> {
     Ok(match name {
         "trap" => Fault::Trap,
         "loop" => Fault::Loop,
+        "slow" => Fault::Slow,
         "memory" => Fault::Memory,
         "length" => Fault::Length,
         "range" => Fault::Range,
@@ -143,6 +145,13 @@ fn due(applies: impl Fn(&Plan) -> bool) -> Option<Fault> {
             loop {
                 hoard.push(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
             }
+        }
+        Fault::Slow => {
+            // It would answer well, after minutes.
+            for step in 0..1u64 << 38 {
+                std::hint::black_box(step);
+            }
+            None
         }
         other => Some(other),
     }
