@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod guide;
 mod onnxruntime;
 mod paths;
 mod peers;
@@ -36,14 +37,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Demo(demo::Args),
-    /// Compile the policies of `plugins` to the WebAssembly components that are committed.
-    ///
-    /// Needs Rust's wasm32-unknown-unknown target, or a way to build its standard library; says so where neither is to be had.
-    Policies {
-        /// Only compare: compile them elsewhere, and fail if the committed ones differ.
-        #[arg(long)]
-        check: bool,
-    },
+    Policies(policies::Args),
     Peers(peers::Args),
     Test(test::Args),
     Ci(ci::Args),
@@ -54,7 +48,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(args),
         Command::Build(args) => build::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Policies { check } => policies::run(check),
+        Command::Policies(args) => policies::run(args),
         Command::Peers(args) => peers::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),

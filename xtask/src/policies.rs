@@ -1,4 +1,5 @@
-//! `cargo xtask policies`: the guest crates of `plugins/`, compiled to WebAssembly components in `plugins/components`.
+//! `cargo xtask policies`: the guest crates of `plugins/`, compiled to WebAssembly components in `plugins/components`; or
+//! crates elsewhere, compiled to components beside their manifests.
 //!
 //! The same source, toolchain and standard library give the same bytes in any folder on any machine, so a check can tell
 //! whether the committed components are what the source says.
@@ -30,12 +31,32 @@ pub(crate) enum Checked {
     OtherTools(String),
 }
 
-/// Builds all policies. With `check`, into a temporary folder, and fails if they are not the committed ones.
-pub(crate) fn run(check: bool) -> Result<()> {
+/// Compile policies to WebAssembly components: those of `plugins`, to the ones that are committed, or crates of your own.
+///
+/// Needs Rust's wasm32-unknown-unknown target, or a way to build its standard library; says so where neither is to be had.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only compare: compile them elsewhere, and fail if the committed ones differ.
+    #[arg(long, conflicts_with = "crates")]
+    check: bool,
+
+    /// Folders of crates to compile instead of `plugins`, each to a component of its name in its folder.
+    #[arg(value_name = "FOLDER")]
+    crates: Vec<PathBuf>,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
     let compiler = Compiler::find()?;
     let std = sysroot::provide(&compiler)?;
-    if check {
-        match self::check(&compiler, &std)? {
+    for folder in &args.crates {
+        let component = build_crate(&std, folder)?;
+        say::step("Built", component.display());
+    }
+    if !args.crates.is_empty() {
+        return Ok(());
+    }
+    if args.check {
+        match check(&compiler, &std)? {
             Checked::Same => say::step(
                 "Checked",
                 "the policies are byte for byte what is committed",
@@ -104,21 +125,16 @@ fn build(std: &Std) -> Result<Components> {
         Some(folder) => std::env::current_dir()?.join(folder).join("plugins"),
         None => workspace.join("target"),
     };
-    let mut flags = vec![
-        OsString::from("-Ctarget-feature=+simd128"),
-        sysroot::remap(root, "/halo"),
-        sysroot::remap(&sysroot::registry()?, "/cargo"),
-    ];
-    if let Some(folder) = &std.sysroot {
-        flags.push("--sysroot".into());
-        flags.push(folder.into());
-    }
     let compiled = target.join(TARGET);
     if std.new && compiled.exists() {
         fs::remove_dir_all(&compiled)
             .with_context(|| format!("cannot remove {}", compiled.display()))?;
     }
-    let mut cargo = sysroot::cargo_build(&flags);
+    let remaps = [
+        sysroot::remap(root, "/halo"),
+        sysroot::remap(&sysroot::registry()?, "/cargo"),
+    ];
+    let mut cargo = cargo_build(std, &remaps);
     cargo
         .current_dir(&workspace)
         .args(["--locked", "--workspace"])
@@ -132,16 +148,53 @@ fn build(std: &Std) -> Result<Components> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let module = compiled
-            .join("release")
-            .join(format!("{}.wasm", name.replace('-', "_")));
-        let core =
-            fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-        let component =
-            componentise(&core).with_context(|| format!("{name} does not make a component"))?;
+        let component = component(&compiled, &name)?;
         components.insert(format!("{member}.wasm"), component);
     }
     Ok(components)
+}
+
+/// Compiles a crate that is no member of the workspace to a component in its folder. Gives its path.
+pub(crate) fn build_crate(std: &Std, folder: &Path) -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        package: Package,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+    }
+    let Manifest { package } = read_manifest(&folder.join("Cargo.toml"))?;
+    let target = folder
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", folder.display()))?
+        .join("target");
+    let mut cargo = cargo_build(std, &[]);
+    cargo.current_dir(folder).env("CARGO_TARGET_DIR", &target);
+    sysroot::run(&mut cargo).with_context(|| format!("{} does not compile", folder.display()))?;
+    let path = folder.join(format!("{}.wasm", package.name));
+    put(&path, &component(&target.join(TARGET), &package.name)?)?;
+    Ok(path)
+}
+
+/// `cargo build` with what all policies are built with.
+fn cargo_build(std: &Std, more: &[OsString]) -> std::process::Command {
+    let mut flags = vec![OsString::from("-Ctarget-feature=+simd128")];
+    flags.extend_from_slice(more);
+    if let Some(folder) = &std.sysroot {
+        flags.push("--sysroot".into());
+        flags.push(folder.into());
+    }
+    sysroot::cargo_build(&flags)
+}
+
+/// The component of a crate that was compiled to a module.
+fn component(compiled: &Path, name: &str) -> Result<Vec<u8>> {
+    let module = compiled
+        .join("release")
+        .join(format!("{}.wasm", name.replace('-', "_")));
+    let core = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+    componentise(&core).with_context(|| format!("{name} does not make a component"))
 }
 
 /// The workspace's members, as paths from it.
@@ -154,12 +207,14 @@ fn members(workspace: &Path) -> Result<Vec<String>> {
     struct Members {
         members: Vec<String>,
     }
-    let path = workspace.join("Cargo.toml");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let manifest: Manifest =
-        toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest: Manifest = read_manifest(&workspace.join("Cargo.toml"))?;
     Ok(manifest.workspace.members)
+}
+
+fn read_manifest<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Makes a component of a core module that describes its world in a section of its own, as `wit-bindgen` makes them.

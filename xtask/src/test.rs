@@ -5,10 +5,11 @@ use std::env;
 use anyhow::{Result, bail, ensure};
 
 use crate::cargo::{self, Workspace};
+use crate::guide;
 use crate::policies::{self, Checked};
 use crate::setup;
 use crate::summary::{Done, Summary};
-use crate::sysroot::{self, Compiler};
+use crate::sysroot::{self, Compiler, Std};
 
 /// Set up, check the committed policies, and run every test.
 ///
@@ -32,27 +33,34 @@ pub(crate) fn steps(summary: &mut Summary, filter: &[String]) {
         setup::ready(setup::Args::default()).map(|_| Done::Passed)
     });
     if filter.is_empty() {
-        summary.run("policies as committed", check_policies);
+        summary.run("policies as committed", || with_std(check_policies));
     }
     summary.run("tests", || tests(Workspace::Host, filter));
     summary.run("tests of the policies", || {
         tests(Workspace::Plugins, filter)
     });
+    if filter.is_empty() {
+        summary.run("the guide to writing a policy", || with_std(guide::follow));
+    }
 }
 
 /// Compiles the policies again and compares them with the committed ones.
-fn check_policies() -> Result<Done> {
-    let toolchain =
-        Compiler::find().and_then(|compiler| Ok((sysroot::provide(&compiler)?, compiler)));
-    let (std, compiler) = match toolchain {
-        Ok(toolchain) => toolchain,
-        Err(error) if in_ci() => return Err(error),
-        Err(error) => return Ok(Done::Skipped(format!("{error:#}"))),
-    };
-    Ok(match policies::check(&compiler, &std)? {
+fn check_policies(compiler: &Compiler, std: &Std) -> Result<Done> {
+    Ok(match policies::check(compiler, std)? {
         Checked::Same => Done::Passed,
         Checked::OtherTools(words) => Done::Skipped(words),
     })
+}
+
+/// A step that compiles policies; left out where that cannot be had, unless nobody is there to read so.
+fn with_std(step: impl FnOnce(&Compiler, &Std) -> Result<Done>) -> Result<Done> {
+    let toolchain =
+        Compiler::find().and_then(|compiler| Ok((sysroot::provide(&compiler)?, compiler)));
+    match toolchain {
+        Ok((std, compiler)) => step(&compiler, &std),
+        Err(error) if in_ci() => Err(error),
+        Err(error) => Ok(Done::Skipped(format!("{error:#}"))),
+    }
 }
 
 /// Whether nobody is there to read that something was skipped.
