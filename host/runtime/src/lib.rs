@@ -43,6 +43,7 @@ mod sequence;
 pub mod speed;
 mod stop_strings;
 mod telemetry;
+mod temperature;
 mod worker;
 
 pub use alone::{ALONE_ROWS, AloneOptions};

@@ -40,6 +40,9 @@ pub struct Profile {
     pub version: String,
     /// Its processor's architecture.
     pub architecture: String,
+    /// Its processor's cores.
+    #[serde(default)]
+    pub cores: usize,
     /// Threads that compute.
     pub threads: usize,
     /// Whether it computes for others.
@@ -50,6 +53,9 @@ pub struct Profile {
     pub speed: f32,
     /// Bytes it has for feed-forward groups.
     pub memory: u64,
+    /// The temperature of its hottest part when it was asked, in degrees Celsius, if it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
 }
 
 /// A leader's wish that a worker computes groups for it.

@@ -316,11 +316,13 @@ fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
         node,
         version: env!("CARGO_PKG_VERSION").into(),
         architecture: std::env::consts::ARCH.into(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
         threads: 0,
         serves,
         model: String::new(),
         speed: 0.0,
         memory: memory.unwrap_or(u64::MAX),
+        temperature: None,
     }
 }
 

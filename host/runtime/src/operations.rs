@@ -12,6 +12,7 @@ use crate::assignments::Assignments;
 use crate::error::NodeError;
 use crate::messages::{self, Profile};
 use crate::policies::Policies;
+use crate::temperature::temperature;
 
 /// The parts of a node that other nodes ask something of.
 #[derive(Debug, Clone)]
@@ -35,7 +36,10 @@ impl Operations {
 
     async fn answer(self, call: Call) -> Result<Value, String> {
         match call.operation.as_str() {
-            messages::PROFILE => value(&self.profile),
+            messages::PROFILE => value(&Profile {
+                temperature: temperature(),
+                ..self.profile.clone()
+            }),
             messages::COUNTERS => value(&self.fabric.counters()),
             messages::ASSIGN => {
                 if !self.profile.serves {

@@ -13,8 +13,8 @@ use crate::output::{self, Output};
 /// Who is in a cluster, and what they can do
 ///
 /// For each node: whether it computes for others (a worker) or only leads, its processor's architecture and threads, how many
-/// neuron groups it computes in a second, how much memory it gives to them, and the beginning of its model's identity. Nodes
-/// with the same identity can work together.
+/// neuron groups it computes in a second, how much memory it gives to them, the beginning of its model's identity, and its
+/// temperature, if it tells. Nodes with the same identity can work together.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo status --cluster home
@@ -48,7 +48,7 @@ impl Status {
         }
         let mut rows = vec![
             [
-                "node", "role", "arch", "threads", "groups/s", "memory", "model",
+                "node", "role", "arch", "threads", "groups/s", "memory", "model", "°C",
             ]
             .map(String::from)
             .to_vec(),
@@ -63,6 +63,7 @@ impl Status {
                     format!("{:.0}", p.speed),
                     output::bytes(p.memory),
                     p.model.chars().take(8).collect(),
+                    p.temperature.map_or("-".into(), |t| format!("{t:.0}")),
                 ],
                 Err(error) => vec![node.to_string(), error.to_string()],
             });

@@ -1,5 +1,7 @@
 //! Workers that die, freeze and join while tokens flow.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup, evenly};
@@ -89,6 +91,26 @@ fn a_frozen_worker_is_done_without_until_it_is_back() {
     assert_eq!(generation.tokens.len(), TOKENS);
     assert!(generation.report.counts.new_placements >= 2);
     assert_eq!(generation.tokens[TOKENS - 1].concealed, 0.0);
+}
+
+#[test]
+fn a_worker_that_stops_again_and_again_is_waited_for() {
+    let cluster = trusting(2);
+    let mut leader = lead(&cluster, "strict");
+    let slow = &cluster.workers[0].process;
+    leader.meanwhile(TOKENS / 2, || {
+        for _ in 0..30 {
+            slow.signal(Signal::STOP);
+            std::thread::sleep(Duration::from_millis(30));
+            slow.signal(Signal::CONT);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let generation = leader.finish();
+    assert_eq!(generation.report.tokens, right_tokens(TOKENS));
+    let counts = &generation.report.counts;
+    assert_eq!(counts.new_placements, 0);
+    assert_eq!(counts.partials, 2 * counts.rounds);
 }
 
 #[test]

@@ -126,12 +126,17 @@ impl Cluster {
         }
     }
 
+    /// Its name, in which no other cluster here is.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Starts one more worker, which finds the leader.
     pub(crate) fn join(&mut self) -> &mut Worker {
         // Nobody knows it, so it connects to everybody.
         let port = free_port();
         let mut network = listening_at(port);
-        for address in self.addresses().into_iter().chain([self.leader.clone()]) {
+        for address in self.nodes_addresses() {
             network.extend(["--connect".into(), address]);
         }
         let worker = self.start_worker(port, &network);
@@ -210,6 +215,13 @@ impl Cluster {
     fn memory(&self) -> u64 {
         let all = self.setup.model.package().all_groups_bytes();
         (all as f64 * self.setup.memory) as u64
+    }
+
+    /// Where all nodes listen.
+    pub(crate) fn nodes_addresses(&self) -> Vec<String> {
+        let mut addresses = self.addresses();
+        addresses.push(self.leader.clone());
+        addresses
     }
 
     /// Where the workers listen.

@@ -110,6 +110,11 @@ impl Leader {
         })
     }
 
+    /// Bytes of memory that the leader takes now.
+    pub(crate) fn memory(&self) -> u64 {
+        self.process.memory()
+    }
+
     /// Ends the leader at once.
     pub(crate) fn kill(mut self) {
         self.process.kill();

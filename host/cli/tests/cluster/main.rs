@@ -8,6 +8,7 @@
 mod churn;
 mod cluster;
 mod faulty;
+mod flood;
 mod leader;
 mod leaders;
 mod lossy_link;

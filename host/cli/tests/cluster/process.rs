@@ -94,6 +94,14 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Bytes of memory that it takes now.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let statm = std::fs::read_to_string(path).expect("a living process");
+        let pages = statm.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
+        pages.expect("a number of pages") * rustix::param::page_size() as u64
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a signal");
     }
