@@ -36,8 +36,9 @@ pub struct ImportOptions {
     pub embedding: Option<WeightFormat>,
     /// How the output head is stored; if there is nothing here, as the embedding. A tied one has no format of its own.
     pub head: Option<WeightFormat>,
-    /// Feed-forward neurons in a group. If there is nothing here: 32 in models of fewer than 2,048 neurons a layer and
-    /// 128 in others, or the largest of 64, 32 and 16 below that which pads the neurons by less than a hundredth.
+    /// Feed-forward neurons in a group. If there is nothing here: 32 in models of fewer than 2,048 neurons a layer,
+    /// in others 128, or 256 with blocks of 256; or the largest power of two below that which pads the neurons by less than a
+    /// hundredth.
     pub group_size: Option<usize>,
     /// Where the model came from, for people to read; what it was imported from if there is nothing here.
     pub source: Option<String>,

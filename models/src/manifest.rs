@@ -233,7 +233,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 
 impl WeightFormat {
     /// Weights per scale unless something else is asked for.
-    pub const DEFAULT_BLOCK: usize = 128;
+    pub const DEFAULT_BLOCK: usize = 256;
     /// The smallest block ONNX Runtime takes.
     pub(crate) const MIN_BLOCK: usize = 16;
     const MAX_BLOCK: usize = 256;
@@ -309,7 +309,7 @@ mod tests {
         for (text, format, full) in [
             ("f32", WeightFormat::F32, "f32"),
             ("f16", WeightFormat::F16, "f16"),
-            ("q4", WeightFormat::Q4 { block: 128 }, "q4:128"),
+            ("q4", WeightFormat::Q4 { block: 256 }, "q4:256"),
             ("q4:32", WeightFormat::Q4 { block: 32 }, "q4:32"),
             ("q8:256", WeightFormat::Q8 { block: 256 }, "q8:256"),
         ] {

@@ -310,7 +310,7 @@ fn widths_without_blocks_are_refused() {
     };
     assert_eq!(
         Model::new().refusal(&options),
-        "`feed_forward.down` cannot be stored as q4:128: 24 columns are not a multiple of 16; choose f16 or f32"
+        "`feed_forward.down` cannot be stored as q4:256: 24 columns are not a multiple of 16; choose f16 or f32"
     );
     let options = ImportOptions {
         weights: WeightFormat::Q4 { block: 24 },

@@ -48,7 +48,7 @@ pub(crate) enum Model {
         #[arg(long, value_name = "FORMAT")]
         head: Option<WeightFormat>,
 
-        /// Feed-forward neurons in a group [default: 32 in small models, 128 in others]
+        /// Feed-forward neurons in a group [default: 32 in small models, 256 in others]
         #[arg(long, value_name = "N")]
         group_size: Option<usize>,
 
