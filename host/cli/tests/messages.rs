@@ -624,7 +624,7 @@ async fn memory_too_small() {
     let home = Home::new();
     assert_message!(
         home,
-        home.halo(&["run", "--model", TINY, "--memory", "1MB", "Once"])
+        home.halo(&["run", "--model", TINY, "--memory", "100kB", "Once"])
     );
 }
 

@@ -59,6 +59,7 @@ fn the_default_model_is_the_same_from_a_gguf_file() {
     let path = dir.path().join("tiny.gguf");
     converted(&folder, &path);
     let options = ImportOptions {
+        weights: WeightFormat::Q4 { block: 128 },
         embedding: Some(WeightFormat::F16),
         tokenizer: Some(folder.join("tokenizer.json")),
         ..ImportOptions::default()

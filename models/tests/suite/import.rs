@@ -81,6 +81,7 @@ fn the_default_model_is_reproduced_byte_for_byte() {
     let dir = TempDir::new().unwrap();
     let made = dir.path().join("tiny");
     let options = ImportOptions {
+        weights: WeightFormat::Q4 { block: 128 },
         embedding: Some(WeightFormat::F16),
         ..ImportOptions::default()
     };
