@@ -100,17 +100,24 @@ fn executable(messages: &[u8], name: &str) -> Option<PathBuf> {
         .find_map(|message| message.executable)
 }
 
-/// How many tests passed, failed and were left out.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// How many tests passed and were left out, and which failed.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
-    pub(crate) failed: u64,
     pub(crate) ignored: u64,
+    pub(crate) failed: Vec<String>,
 }
 
 impl Counts {
-    /// Adds what a closing line of one test program says. Other lines say nothing.
+    /// Adds what a test's line or the closing line of a test program says. Other lines say nothing.
     fn add(&mut self, line: &str) {
+        if let Some((name, end)) = line
+            .strip_prefix("test ")
+            .and_then(|line| line.rsplit_once(" ... "))
+            && end.contains("FAILED")
+        {
+            self.failed.push(name.to_owned());
+        }
         let Some((_, counts)) = line
             .split_once("test result: ")
             .and_then(|(_, rest)| rest.split_once(". "))
@@ -123,7 +130,6 @@ impl Counts {
                 .map(|(count, what)| (count.parse().unwrap_or(0), what))
             {
                 Some((count, "passed")) => self.passed += count,
-                Some((count, "failed")) => self.failed += count,
                 Some((count, "ignored")) => self.ignored += count,
                 _ => {}
             }
@@ -131,7 +137,7 @@ impl Counts {
     }
 }
 
-/// Runs all tests of `workspace`, doc tests too, whose name contains one of `filter` (all where it is empty).
+/// Runs tests of `workspace`, doc tests too. `filter` are the test programs' arguments: parts of names, for example.
 pub(crate) fn test(workspace: Workspace, filter: &[String]) -> (Counts, Result<()>) {
     let mut counts = Counts::default();
     let result = run_tests(workspace, filter, &mut counts);
@@ -201,12 +207,14 @@ mod tests {
         counts.add("running 3 tests");
         counts.add("test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s\n");
         counts.add("test result: \u{1b}[31mFAILED\u{1b}[m. 10 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.10s\n");
+        counts.add("test a::b ... ok\n");
+        counts.add("test a::c ... \u{1b}[31mFAILED\u{1b}[m\n");
         assert_eq!(
             counts,
             Counts {
                 passed: 12,
-                failed: 1,
-                ignored: 1
+                ignored: 1,
+                failed: vec!["a::c".into()],
             }
         );
     }

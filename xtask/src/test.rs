@@ -2,7 +2,7 @@
 
 use std::env;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, Workspace};
 use crate::guide;
@@ -68,14 +68,31 @@ fn in_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true" || value == "1")
 }
 
+/// Most failures that can be an accident: one test in hundreds meets a machine that stands still for a second, not several.
+const ACCIDENTS: usize = 2;
+
+/// Runs the tests, and what fails once more by itself. The tests use real networks, clocks and processes; one that fails once in a
+/// thousand runs is named in the summary but is no reason to stop.
 fn tests(workspace: Workspace, filter: &[String]) -> Result<Done> {
     let (counts, result) = cargo::test(workspace, filter);
     let mut note = format!("{} passed", counts.passed);
     if counts.ignored > 0 {
         note += &format!(", {} left out", counts.ignored);
     }
-    if counts.failed > 0 {
-        bail!("{note}, {} failed", counts.failed);
+    let failed = counts.failed;
+    if (1..=ACCIDENTS).contains(&failed.len()) {
+        let again = [&["--exact".to_owned()], &failed[..]].concat();
+        let (second, result) = cargo::test(workspace, &again);
+        let names = failed.join(", ");
+        result.with_context(|| format!("{note}, and these failed: {names}"))?;
+        ensure!(
+            second.passed >= failed.len() as u64,
+            "{names}: not found again"
+        );
+        return Ok(Done::Noted(format!("{note}, and {names} the second time")));
+    }
+    if !failed.is_empty() {
+        bail!("{note}, {} failed", failed.len());
     }
     result?;
     if counts.passed == 0 {
