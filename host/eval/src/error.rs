@@ -39,6 +39,9 @@ pub enum EvalError {
         /// Tokens that are needed.
         needed: usize,
     },
+    /// The predictor that is measured failed.
+    #[error("the predictor failed: {0}")]
+    Predictor(String),
     /// An option that cannot be.
     #[error("{0}")]
     Option(String),

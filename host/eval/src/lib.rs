@@ -2,7 +2,7 @@
 //!
 //! [`perplexity()`] says how well a model predicts a text. [`calibrate()`] runs text through a model and learns which
 //! feed-forward neuron groups matter: on average, and as a probe on the residual stream that tells it for the token at
-//! hand before the groups are computed. [`mod@bench`] says how fast it runs here and in how much memory.
+//! hand before the groups are computed. [`selections`] says what it costs to leave groups out. [`mod@bench`] says how fast it runs here and in how much memory.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod probe;
 mod progress;
 mod report;
 mod sample;
+mod selection;
 mod statistics;
 
 pub use calibrate::{CalibrateOptions, Calibrated, calibrate};
@@ -28,3 +29,4 @@ pub use lossy::{Lossy, LossyOptions};
 pub use perplexity::{Perplexity, Rule, perplexity};
 pub use progress::{Progress, Stage};
 pub use report::{CalibrationReport, Candidate, KeptShares};
+pub use selection::{Order, Predict, Selection, Selections, selections};

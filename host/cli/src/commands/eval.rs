@@ -1,3 +1,5 @@
+mod groups;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -5,6 +7,9 @@ use clap::{Args, Subcommand};
 use halo_engine::{Backbone, Engine, EngineOptions};
 use halo_eval::{Documents, Lossy, LossyOptions, Rule, perplexity};
 use halo_fabric::Encoding;
+use halo_runtime::Config;
+
+use groups::Groups;
 
 use crate::model_path;
 use crate::options::{Conceal, Global, ModelOption, Text, at_least_one, share};
@@ -18,6 +23,13 @@ pub(crate) enum Eval {
     ///
     /// The whole model runs on this machine. Blank lines separate a text's paragraphs; each document is read by itself.
     Perplexity(Perplexity),
+
+    /// What it costs to compute only some of the neuron groups
+    ///
+    /// For every token and layer, only the groups that seem to matter most are computed: by a predictor, by their mean
+    /// importance, by chance, and by what they really contribute, which nobody knows in advance. Tells by how much each raises
+    /// the perplexity. That is what a better prediction is worth.
+    Groups(Groups),
 }
 
 #[derive(Debug, Args)]
@@ -28,6 +40,16 @@ pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelOption,
 
+    #[command(flatten)]
+    texts: Texts,
+
+    #[command(flatten)]
+    lossy: LossyArgs,
+}
+
+/// What is to be predicted.
+#[derive(Debug, Args)]
+struct Texts {
     /// Text to predict, and how many of its paragraphs make a document [default: 1]; may be given several times
     #[arg(long, value_name = "FILE[:PARAGRAPHS]", required = true)]
     text: Vec<Text>,
@@ -35,9 +57,6 @@ pub(crate) struct Perplexity {
     /// Documents of each text to use at most
     #[arg(long, value_name = "N")]
     documents: Option<usize>,
-
-    #[command(flatten)]
-    lossy: LossyArgs,
 }
 
 /// A cluster to imitate.
@@ -61,10 +80,24 @@ struct LossyArgs {
     conceal: Conceal,
 }
 
+impl Texts {
+    fn read(&self) -> Result<Vec<Documents>> {
+        let read = |text: &Text| {
+            let mut documents =
+                Documents::from_text(text.name(), &text.read()?, 0, text.paragraphs);
+            let most = self.documents.unwrap_or(usize::MAX);
+            documents.texts.truncate(most);
+            Ok(documents)
+        };
+        self.text.iter().map(read).collect()
+    }
+}
+
 impl Eval {
     pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
             Self::Perplexity(perplexity) => perplexity.execute(global, output),
+            Self::Groups(groups) => groups.execute(global, output),
         }
     }
 }
@@ -84,20 +117,12 @@ impl Perplexity {
     fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         let config = global.config()?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
-        let engine = Engine::start(&EngineOptions {
-            library: config.onnxruntime.clone(),
-            threads: config.threads,
-            ..EngineOptions::default()
-        })?;
+        let documents = self.texts.read()?;
+        let engine = engine(&config)?;
         let mut backbone = Backbone::load(&engine, &package)?;
         let mut feed_forward = Lossy::load(&engine, &package, &self.lossy())?;
         let tokenizer = package.tokenizer()?;
-        for text in &self.text {
-            let mut documents =
-                Documents::from_text(text.name(), &text.read()?, 0, text.paragraphs);
-            documents
-                .texts
-                .truncate(self.documents.unwrap_or(usize::MAX));
+        for documents in documents {
             let bar = progress::bar(output, &documents.name, 0);
             let result = perplexity(
                 &mut backbone,
@@ -124,4 +149,12 @@ impl Perplexity {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn engine(config: &Config) -> Result<Engine> {
+    Ok(Engine::start(&EngineOptions {
+        library: config.onnxruntime.clone(),
+        threads: config.threads,
+        ..EngineOptions::default()
+    })?)
 }

@@ -4,4 +4,5 @@ mod bench;
 mod calibrate;
 mod calibrated;
 mod perplexity;
+mod selection;
 mod texts;
