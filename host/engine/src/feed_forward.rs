@@ -40,6 +40,20 @@ impl FeedForward {
         package: &Package,
         groups: &[Vec<u32>],
     ) -> Result<Self, EngineError> {
+        Self::load_telling(engine, package, groups, &mut |_| ())
+    }
+
+    /// As [`load`](Self::load), and tells of every layer when its groups are in memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load).
+    pub fn load_telling(
+        engine: &Engine,
+        package: &Package,
+        groups: &[Vec<u32>],
+        loaded: &mut dyn FnMut(usize),
+    ) -> Result<Self, EngineError> {
         let shape = package.shape();
         if groups.len() != shape.layers {
             return Err(EngineError::Mismatch {
@@ -55,7 +69,9 @@ impl FeedForward {
                 if groups.is_empty() {
                     return Ok(Vec::new());
                 }
-                Ok(vec![Block::load(engine, package, layer, groups)?])
+                let block = Block::load(engine, package, layer, groups)?;
+                loaded(layer);
+                Ok(vec![block])
             })
             .collect::<Result<_, EngineError>>()?;
         Ok(Self {

@@ -7,7 +7,7 @@ use halo_engine::{Engine, FeedForward};
 use halo_fabric::{Encoding, NodeId};
 use halo_models::Package;
 
-use crate::messages::Assign;
+use crate::messages::{Assign, Loading};
 
 /// Placements kept for one leader: the one in force, the one that it is offered, and the one that is about to be.
 const EPOCHS: usize = 3;
@@ -30,6 +30,8 @@ pub(crate) struct Assignments {
     package: Package,
     memory: u64,
     assigned: Arc<Mutex<Assigned>>,
+    /// Of each leader's latest placement.
+    loading: Arc<Mutex<BTreeMap<NodeId, Loading>>>,
 }
 
 impl Assignments {
@@ -39,6 +41,7 @@ impl Assignments {
             package,
             memory,
             assigned: Arc::default(),
+            loading: Arc::default(),
         }
     }
 
@@ -79,8 +82,19 @@ impl Assignments {
                 self.package.group_region(layer, group as usize).prefetch();
             }
         }
-        let feed_forward = FeedForward::load(&self.engine, &self.package, &wish.groups)
-            .map_err(|e| e.to_string())?;
+        let before = self.tell(&wish.leader, bytes, 0);
+        let mut loaded = 0;
+        let mut of_layer = |layer: usize| {
+            loaded += wish.groups[layer].len() as u64 * self.package.group_bytes();
+            self.tell(&wish.leader, bytes, loaded);
+        };
+        let feed_forward =
+            FeedForward::load_telling(&self.engine, &self.package, &wish.groups, &mut of_layer)
+                .map_err(|error| {
+                    let before = before.unwrap_or_default();
+                    self.tell(&wish.leader, before.assigned, before.loaded);
+                    error.to_string()
+                })?;
         let assignment = Assignment {
             feed_forward,
             activation: wish.activation,
@@ -97,8 +111,29 @@ impl Assignments {
         Ok(())
     }
 
+    /// Notes how far a leader's groups are loaded, and gives how far they were.
+    fn tell(&self, leader: &NodeId, assigned: u64, loaded: u64) -> Option<Loading> {
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        loading.insert(leader.clone(), Loading { assigned, loaded })
+    }
+
+    /// How far the groups of all leaders are loaded.
+    pub(crate) fn loading(&self) -> Loading {
+        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        loading
+            .values()
+            .fold(Loading::default(), |sum, of| Loading {
+                assigned: sum.assigned.saturating_add(of.assigned),
+                loaded: sum.loaded.saturating_add(of.loaded),
+            })
+    }
+
     /// Forgets other leaders than these.
     pub(crate) fn retain(&self, wanted: impl Fn(&NodeId) -> bool) {
+        self.loading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|leader, _| wanted(leader));
         self.assigned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -7,7 +7,7 @@ use halo_fabric::{CallError, Counters, Fabric, Mode, NodeId};
 use tokio::task::JoinSet;
 
 use crate::config::Network;
-use crate::messages::{self, Profile};
+use crate::messages::{self, Loading, Profile};
 
 /// Questions that a node answers from memory.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -76,6 +76,11 @@ pub async fn profiles(fabric: &Fabric) -> BTreeMap<NodeId, Result<Profile, CallE
 /// What has gone over the members' data planes.
 pub async fn counters(fabric: &Fabric) -> BTreeMap<NodeId, Result<Counters, CallError>> {
     ask_all(fabric, messages::COUNTERS, &(), PATIENCE).await
+}
+
+/// How far the members are with loading what they compute for others.
+pub async fn loading(fabric: &Fabric) -> BTreeMap<NodeId, Result<Loading, CallError>> {
+    ask_all(fabric, messages::LOADING, &(), PATIENCE).await
 }
 
 /// In words, what to do when nodes are missing from a cluster.

@@ -12,6 +12,8 @@ use crate::pieces::Hex;
 pub(crate) const PROFILE: &str = "profile";
 /// `counters`: what has gone over a node's data plane. Asked with no body.
 pub(crate) const COUNTERS: &str = "counters";
+/// `loading`: how far a node is with loading what it computes for others. Asked with no body.
+pub(crate) const LOADING: &str = "loading";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
 /// `policy-list`: which policies a node has.
@@ -56,6 +58,15 @@ pub struct Profile {
     /// The temperature of its hottest part when it was asked, in degrees Celsius, if it tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+}
+
+/// How far a node is with loading the neuron groups that leaders have asked it to compute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loading {
+    /// Bytes of the groups in each leader's latest placement.
+    pub assigned: u64,
+    /// Bytes of them that are in memory.
+    pub loaded: u64,
 }
 
 /// A leader's wish that a worker computes groups for it.

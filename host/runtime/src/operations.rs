@@ -41,6 +41,7 @@ impl Operations {
                 ..self.profile.clone()
             }),
             messages::COUNTERS => value(&self.fabric.counters()),
+            messages::LOADING => value(&self.assignments.loading()),
             messages::ASSIGN => {
                 if !self.profile.serves {
                     return Err("this node leads but does not compute for others".into());

@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use halo_fabric::{Fabric, Mode};
-use halo_runtime::{Config, cluster, fabric_config};
+use halo_runtime::{Config, Loading, cluster, fabric_config};
 use owo_colors::OwoColorize;
 
 use crate::options::{Global, ReachOptions};
@@ -13,8 +13,8 @@ use crate::output::{self, Output};
 /// Who is in a cluster, and what they can do
 ///
 /// For each node: whether it computes for others (a worker) or only leads, its processor's architecture and threads, how many
-/// neuron groups it computes in a second, how much memory it gives to them, the beginning of its model's identity, and its
-/// temperature, if it tells. Nodes with the same identity can work together.
+/// neuron groups it computes in a second, how much memory it gives to them, how much of what it was asked to compute it has loaded,
+/// the beginning of its model's identity, and its temperature, if it tells. Nodes with the same identity can work together.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo status --cluster home
@@ -33,13 +33,20 @@ impl Status {
         let mut config = global.config()?;
         self.network.apply(&mut config, self.cluster.as_deref());
         let fabric = observe(&config).await?;
-        let profiles = cluster::profiles(&fabric).await;
+        let (profiles, loading) =
+            tokio::join!(cluster::profiles(&fabric), cluster::loading(&fabric));
         fabric.close().await;
+        // A node of an older version does not know.
+        let loading = |node| loading.get(node)?.as_ref().ok().copied();
         if output.json() {
             let nodes: Vec<_> = profiles
                 .iter()
                 .map(|(node, profile)| match profile {
-                    Ok(profile) => serde_json::json!(profile),
+                    Ok(profile) => {
+                        let mut line = serde_json::json!(profile);
+                        line["loading"] = serde_json::json!(loading(node));
+                        line
+                    }
                     Err(error) => serde_json::json!({ "node": node, "error": error.to_string() }),
                 })
                 .collect();
@@ -48,7 +55,7 @@ impl Status {
         }
         let mut rows = vec![
             [
-                "node", "role", "arch", "threads", "groups/s", "memory", "model", "°C",
+                "node", "role", "arch", "threads", "groups/s", "memory", "loaded", "model", "°C",
             ]
             .map(String::from)
             .to_vec(),
@@ -62,6 +69,7 @@ impl Status {
                     p.threads.to_string(),
                     format!("{:.0}", p.speed),
                     output::bytes(p.memory),
+                    loaded(loading(node)),
                     p.model.chars().take(8).collect(),
                     p.temperature.map_or("-".into(), |t| format!("{t:.0}")),
                 ],
@@ -73,6 +81,16 @@ impl Status {
         anstream::println!("{}", head.dimmed());
         anstream::print!("{body}");
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `120.3 MB of 410.4 MB`, or that there is nothing to load.
+fn loaded(loading: Option<Loading>) -> String {
+    match loading {
+        Some(Loading { assigned, loaded }) if assigned > 0 => {
+            format!("{} of {}", output::bytes(loaded), output::bytes(assigned))
+        }
+        _ => "-".into(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -315,10 +315,15 @@ impl Cluster {
         pinged.into_iter().map(|p| (p.node, p.rounds)).collect()
     }
 
-    /// `halo policy …` for this cluster.
-    pub(crate) fn policy(&self, arguments: &[&str]) -> Answers {
-        let mut all = vec!["policy"];
-        all.extend(arguments);
+    /// What `halo status` says of each node.
+    pub(crate) fn status(&self) -> Vec<Value> {
+        let output = self.ask(&["status"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+
+    /// A command that asks all nodes something.
+    fn ask(&self, command: &[&str]) -> Output {
+        let mut all = command.to_vec();
         let config = self.config("observer");
         all.extend(["--json", "--no-scouting", "--cluster", &self.name]);
         all.extend([
@@ -329,7 +334,12 @@ impl Cluster {
         for address in std::iter::once(&self.leader).chain(&addresses) {
             all.extend(["--connect", address]);
         }
-        let output = run(all);
+        run(all)
+    }
+
+    /// `halo policy …` for this cluster.
+    pub(crate) fn policy(&self, arguments: &[&str]) -> Answers {
+        let output = self.ask(&[&["policy"], arguments].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         let answers = serde_json::from_str(&text).unwrap_or_else(|e| {
             panic!(

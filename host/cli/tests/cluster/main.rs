@@ -20,6 +20,7 @@ mod ports;
 mod process;
 mod relaxed;
 mod relay;
+mod status;
 mod strict;
 mod swaps;
 mod topology;
