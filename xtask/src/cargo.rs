@@ -24,6 +24,8 @@ impl Workspace {
     pub(crate) fn cargo(self, subcommand: &str) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(self.folder()).arg(subcommand);
+        // Cargo has told us where we are, and `ring`, hence zenoh, would be compiled anew because of it.
+        command.env_remove("CARGO_MANIFEST_DIR");
         command
     }
 
@@ -186,7 +188,7 @@ fn cannot_run(command: &Command) -> String {
 }
 
 /// The command as a person would type it.
-fn words(command: &Command) -> String {
+pub(crate) fn words(command: &Command) -> String {
     let program = Path::new(command.get_program())
         .file_name()
         .unwrap_or(command.get_program());

@@ -7,6 +7,7 @@ mod demo;
 #[cfg(test)]
 mod docs;
 mod guide;
+mod lab;
 mod onnxruntime;
 mod paths;
 mod peers;
@@ -39,6 +40,7 @@ enum Command {
     Demo(demo::Args),
     Policies(policies::Args),
     Peers(peers::Args),
+    Lab(lab::Args),
     Test(test::Args),
     Ci(ci::Args),
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Policies(args) => policies::run(args),
         Command::Peers(args) => peers::run(args),
+        Command::Lab(args) => lab::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
     };

@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let llama = LlamaCpp::provide(&folder)?;
-    let package = make_package(&halo, &args, &folder)?;
+    let package = random_package(&halo, &args.shape, args.weights.as_deref(), &folder)?;
     let gguf = llama.random_model(&package, &folder.join(format!("{}.gguf", args.shape)))?;
 
     let mut rows: Vec<Row> = (args.threads.iter())
@@ -102,13 +102,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn make_package(halo: &Path, args: &Args, folder: &Path) -> Result<PathBuf> {
-    let package = folder.join(&args.shape);
+/// Makes a package with random weights of a published shape in `folder`, and returns where it is.
+pub(crate) fn random_package(
+    halo: &Path,
+    shape: &str,
+    weights: Option<&str>,
+    folder: &Path,
+) -> Result<PathBuf> {
+    let package = folder.join(shape);
     let mut command = Command::new(halo);
-    command.args(["model", "random", "--overwrite", "--shape", &args.shape]);
-    if let Some(weights) = &args.weights {
-        command.args(["--weights", weights]);
-    }
+    command.args(["model", "random", "--overwrite", "--shape", shape]);
+    command.args(weights.iter().flat_map(|weights| ["--weights", weights]));
     // What it prints is of no interest here, but its errors and its progress are.
     cargo::run(command.arg(&package).stdout(Stdio::null()))?;
     Ok(package)
@@ -179,14 +183,20 @@ fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// The name of this machine's processor, or its architecture.
+pub(crate) fn processor() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut lines = cpuinfo.lines();
+    let name = lines.find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name)
+        .to_owned()
+}
+
 /// What was measured on what, in a sentence.
 fn conditions(args: &Args, llama: &LlamaCpp, package: &Path) -> Result<String> {
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(package.join("manifest.json"))?)?;
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = (cpuinfo.lines())
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or(std::env::consts::ARCH, |(_, name)| name);
+    let processor = processor();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(format!(
         "{}: {} in Q4_0, and HALO {} with {}; {processor}, {cores} cores; tokens per second, \

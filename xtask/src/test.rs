@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, Workspace};
 use crate::guide;
+use crate::lab;
 use crate::policies::{self, Checked};
 use crate::setup;
 use crate::summary::{Done, Summary};
@@ -32,6 +33,7 @@ pub(crate) fn steps(summary: &mut Summary, filter: &[String]) {
     summary.run("set-up", || {
         setup::ready(setup::Args::default()).map(|_| Done::Passed)
     });
+    summary.run("lab", can_make_a_lab);
     if filter.is_empty() {
         summary.run("policies as committed", || with_std(check_policies));
     }
@@ -42,6 +44,15 @@ pub(crate) fn steps(summary: &mut Summary, filter: &[String]) {
     if filter.is_empty() {
         summary.run("the guide to writing a policy", || with_std(guide::follow));
     }
+}
+
+/// Says whether the tests in the lab will run.
+fn can_make_a_lab() -> Result<Done> {
+    let provided = if in_ci() { lab::provide() } else { Ok(()) };
+    Ok(match provided.and_then(|()| lab::ready()) {
+        Ok(()) => Done::Passed,
+        Err(error) => Done::Skipped(format!("{error:#}")),
+    })
 }
 
 /// Compiles the policies again and compares them with the committed ones.

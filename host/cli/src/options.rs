@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use halo_fabric::{Encoding, Loss, Mode};
+use halo_fabric::{self as fabric, Encoding, Loss, Mode};
 use halo_runtime::{Concealment, Config, SyncMode};
 
 /// Options of every command.
@@ -168,7 +168,7 @@ impl ReachOptions {
     }
 }
 
-/// Faults to inject, for trying out what a bad network does.
+/// What a bad network does, and how others would send tensors over it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Testing")]
 pub(crate) struct TestingOptions {
@@ -179,6 +179,18 @@ pub(crate) struct TestingOptions {
     /// Seed of the choice which packets to lose
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) loss_seed: u64,
+
+    /// What to send tensors over; all nodes alike
+    #[arg(long, value_enum)]
+    pub(crate) transport: Option<Transport>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Transport {
+    /// Datagrams: what is lost holds up nothing else
+    Udp,
+    /// For comparison: TCP, and wait for everything
+    Tcp,
 }
 
 impl TestingOptions {
@@ -186,6 +198,12 @@ impl TestingOptions {
         if let Some(rate) = self.loss {
             config.testing.loss = (rate > 0.0).then_some(Loss::Random { rate });
             config.testing.seed = self.loss_seed;
+        }
+        if let Some(transport) = self.transport {
+            config.testing.transport = match transport {
+                Transport::Udp => fabric::Transport::Udp,
+                Transport::Tcp => fabric::Transport::Tcp,
+            };
         }
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions, packed_backbone_bytes};
+use halo_fabric::Transport;
 use halo_models::Package;
 use halo_runtime::{
     AloneOptions, Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster,
@@ -251,10 +252,11 @@ fn ready(plan: &Plan, config: &Config, output: &Output) -> Result<()> {
         .iter()
         .map(|(node, share)| format!("{node} {}", output::percent(*share)))
         .collect();
-    let mode = match config.sync.mode {
-        SyncMode::Strict => "strict",
-        SyncMode::Relaxed => "relaxed",
-        SyncMode::LikeTcp => "like TCP",
+    let mode = match (config.testing.transport, config.sync.mode) {
+        (Transport::Tcp, _) => "over TCP",
+        (Transport::Udp, SyncMode::Strict) => "strict",
+        (Transport::Udp, SyncMode::Relaxed) => "relaxed",
+        (Transport::Udp, SyncMode::LikeTcp) => "like TCP",
     };
     output.note(
         format!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use halo_fabric::{Encoding, Loss, Mode};
+use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::Limits;
 use halo_runtime::config::{Config, Network, Policies, Sync, Testing};
 use halo_runtime::{Concealment, SyncMode};
@@ -66,6 +66,7 @@ fn filled() -> Config {
                 burst: 2.0,
             }),
             seed: 1,
+            transport: Transport::Tcp,
         },
     }
 }
@@ -123,8 +124,9 @@ fn the_example_configuration_names_every_choice() {
     let syncs = [SyncMode::Strict, SyncMode::Relaxed, SyncMode::LikeTcp].map(Value::try_from);
     let encodings = Encoding::ALL.map(Value::try_from);
     let conceals = Concealment::ALL.map(Value::try_from);
+    let transports = [Transport::Udp, Transport::Tcp].map(Value::try_from);
     let choices = modes.into_iter().chain(syncs).chain(conceals);
-    for choice in choices.chain(encodings) {
+    for choice in choices.chain(encodings).chain(transports) {
         let choice = choice.unwrap().to_string();
         assert!(text.contains(&choice), "{choice}");
     }

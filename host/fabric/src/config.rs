@@ -12,6 +12,9 @@ use crate::{FabricError, Faults, NodeId, connect};
 /// node that is only too busy to say anything should not have to connect again.
 pub(crate) const LEASE_MS: u64 = 5_000;
 
+/// The same where tensors go over TCP, which may repeat a packet for longer than that before one gets through, in milliseconds.
+const PATIENT_LEASE_MS: u64 = 120_000;
+
 /// The largest batch of zenoh's, on UDP the largest datagram.
 const BATCH_BYTES: usize = 1_400;
 
@@ -33,6 +36,17 @@ pub enum Mode {
     Client,
     /// Connects to other routers, and passes on what clients and peers send one another, as `zenohd` does.
     Router,
+}
+
+/// What tensors travel over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// The unreliable link: what is lost holds up nothing else.
+    #[default]
+    Udp,
+    /// The reliable link, for comparison: after a lost packet everything waits until TCP has sent it again.
+    Tcp,
 }
 
 /// A node's settings.
@@ -57,6 +71,9 @@ pub struct FabricConfig {
     /// Whether to look for other nodes by multicast.
     #[serde(default = "default_scouting")]
     pub scouting: bool,
+    /// What this node sends tensors over.
+    #[serde(default)]
+    pub tensors: Transport,
     /// Packet loss on purpose, for tests and demonstrations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,
@@ -81,6 +98,7 @@ impl FabricConfig {
             listen: Vec::new(),
             connect: Vec::new(),
             scouting: default_scouting(),
+            tensors: Transport::default(),
             faults: None,
         }
     }
@@ -119,6 +137,10 @@ impl Prepared {
             .map(|links| json!({ "strategy": "allOf", "locators": links }))
             .collect();
 
+        let lease = match config.tensors {
+            Transport::Udp => LEASE_MS,
+            Transport::Tcp => PATIENT_LEASE_MS,
+        };
         let mut zenoh = zenoh::Config::default();
         let settings = [
             ("mode", json!(config.mode)),
@@ -158,8 +180,13 @@ impl Prepared {
             ("transport/unicast/max_links", json!(2)),
             ("transport/unicast/open_timeout", json!(OPEN_MS)),
             ("transport/unicast/accept_timeout", json!(OPEN_MS)),
-            ("transport/link/tx/lease", json!(LEASE_MS)),
-            ("transport/link/tx/keep_alive", json!(10)),
+            ("transport/link/tx/lease", json!(lease)),
+            // Twice a second.
+            ("transport/link/tx/keep_alive", json!(lease / 500)),
+            (
+                "transport/link/tx/queue/congestion_control/block/wait_before_close",
+                json!(lease * 1_000),
+            ),
             ("transport/link/tx/batch_size", json!(BATCH_BYTES)),
             // Room for the packets of a round; at the default of 2 a burst loses some before it reaches the network.
             ("transport/link/tx/queue/size/real_time", json!(16)),

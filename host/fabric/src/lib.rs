@@ -40,7 +40,7 @@ mod tensor;
 mod vigil;
 mod wire;
 
-pub use config::{FabricConfig, Mode};
+pub use config::{FabricConfig, Mode, Transport};
 pub use control::{Call, Handler, HandlerFuture, Service};
 pub use counters::{Counters, Traffic};
 pub use encoding::Encoding;

@@ -11,7 +11,10 @@ use zenoh::sample::Locality;
 
 use crate::counters::LiveCounters;
 use crate::heartbeat::Pong;
-use crate::{Estimate, FabricError, Header, LossEstimate, NodeId, SequenceTracker, TimeEstimate};
+use crate::{
+    Estimate, FabricError, Header, Kind, LossEstimate, NodeId, SequenceTracker, TimeEstimate,
+    Transport,
+};
 
 /// The way to another node: sends packets, and knows what has been observed of the way there and back.
 ///
@@ -20,6 +23,8 @@ use crate::{Estimate, FabricError, Header, LossEstimate, NodeId, SequenceTracker
 pub struct Link {
     to: NodeId,
     publisher: Publisher<'static>,
+    /// What tensors go over instead, if that is TCP.
+    reliable: Option<Publisher<'static>>,
     sequence: AtomicU32,
     counters: Arc<LiveCounters>,
     observed: Mutex<Observed>,
@@ -42,21 +47,29 @@ impl Link {
         session: &zenoh::Session,
         key: String,
         to: NodeId,
+        tensors: Transport,
         counters: Arc<LiveCounters>,
     ) -> Result<Self, FabricError> {
-        let publisher = session
-            .declare_publisher(key)
-            .congestion_control(CongestionControl::Drop)
-            .priority(Priority::RealTime)
-            .express(true)
-            // Chooses the UDP link.
-            .reliability(Reliability::BestEffort)
-            .allowed_destination(Locality::Remote)
-            .wait()
-            .map_err(|reason| FabricError::zenoh(format!("open the link to `{to}`"), &reason))?;
+        // The reliability chooses the link: UDP or TCP.
+        let publisher = |reliability, congestion_control| {
+            session
+                .declare_publisher(key.clone())
+                .congestion_control(congestion_control)
+                .priority(Priority::RealTime)
+                .express(true)
+                .reliability(reliability)
+                .allowed_destination(Locality::Remote)
+                .wait()
+                .map_err(|reason| FabricError::zenoh(format!("open the link to `{to}`"), &reason))
+        };
+        let reliable = match tensors {
+            Transport::Udp => None,
+            Transport::Tcp => Some(publisher(Reliability::Reliable, CongestionControl::Block)?),
+        };
         Ok(Self {
+            publisher: publisher(Reliability::BestEffort, CongestionControl::Drop)?,
+            reliable,
             to,
-            publisher,
             // A random beginning, so that the other side can tell a restart of this node from a loss.
             sequence: AtomicU32::new(rand::random()),
             counters,
@@ -84,7 +97,13 @@ impl Link {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let packet = header.write_checked(sequence, body);
         let bytes = packet.len();
-        match self.publisher.put(packet).wait() {
+        let publisher = match header.kind {
+            Kind::Ping | Kind::Pong => &self.publisher,
+            Kind::Activation | Kind::Partial | Kind::Ask => {
+                self.reliable.as_ref().unwrap_or(&self.publisher)
+            }
+        };
+        match publisher.put(packet).wait() {
             Ok(()) => self.counters.sent(header.kind, bytes),
             Err(error) => {
                 tracing::debug!(to = %self.to, %error, "packet not sent");

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use zenoh::sample::Sample;
 
 use crate::counters::LiveCounters;
-use crate::{FabricConfig, FabricError, FaultInjector, Kind, Link, NodeId, Packet, heartbeat};
+use crate::{
+    FabricConfig, FabricError, FaultInjector, Kind, Link, NodeId, Packet, Transport, heartbeat,
+};
 
 /// The most nodes links are kept for; packets of more cannot be answered.
 const MAX_LINKS: usize = 1024;
@@ -27,6 +29,7 @@ type Callbacks = Arc<[(u64, Arc<Callback>)]>;
 pub(crate) struct DataPlane {
     pub(crate) cluster: String,
     pub(crate) node: NodeId,
+    tensors: Transport,
     pub(crate) counters: Arc<LiveCounters>,
     /// Where this node's clock begins.
     start: Instant,
@@ -55,11 +58,14 @@ impl DataPlane {
         Ok(Self {
             cluster: config.cluster.clone(),
             node: config.node.clone(),
+            tensors: config.tensors,
             counters: Arc::default(),
             start: Instant::now(),
             faults: config
                 .faults
                 .as_ref()
+                // Nothing that is sent over TCP is lost.
+                .filter(|_| config.tensors == Transport::Udp)
                 .map(FaultInjector::new)
                 .transpose()?
                 .map(Mutex::new),
@@ -105,7 +111,13 @@ impl DataPlane {
             });
         }
         let key = format!("halo/{}/data/{to}/{}", self.cluster, self.node);
-        let link = Link::open(session, key, to.clone(), Arc::clone(&self.counters))?;
+        let link = Link::open(
+            session,
+            key,
+            to.clone(),
+            self.tensors,
+            Arc::clone(&self.counters),
+        )?;
         Ok(Arc::clone(
             links.entry(to.clone()).or_insert(Arc::new(link)),
         ))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use halo_fabric::{Encoding, Loss, Mode};
+use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::{Limits, Setting};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -172,7 +172,7 @@ fn settings<'de, D: Deserializer<'de>>(
     Ok(settings.collect())
 }
 
-/// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives.
+/// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives; and how others do it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Testing {
@@ -180,6 +180,8 @@ pub struct Testing {
     pub loss: Option<Loss>,
     /// Seed of the choice.
     pub seed: u64,
+    /// What this node sends tensors over.
+    pub transport: Transport,
 }
 
 /// A configuration file that cannot be used.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep};
-use halo_fabric::{Fabric, Header, Kind, TensorShape};
+use halo_fabric::{Fabric, Header, Kind, TensorShape, Transport};
 use halo_models::Package;
 use halo_policy::{Debtor, Order, Round as Admission, Verdict};
 use tracing::{info, warn};
@@ -26,8 +26,8 @@ use crate::telemetry::Counts;
 /// its time.
 const REPLAN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A bound on waiting for the imitation of TCP, which backs off for minutes.
-const LIKE_TCP_BOUND: Duration = Duration::from_secs(120);
+/// A bound on waiting for TCP and for its imitation, which back off for minutes.
+const TCP_BOUND: Duration = Duration::from_secs(120);
 
 /// Rows that are computed in about the time of a round trip; a round with more is bounded by as many times more.
 const ROWS_IN_BOUND: u32 = 8;
@@ -36,6 +36,8 @@ const ROWS_IN_BOUND: u32 = 8;
 pub(crate) struct Leader {
     policies: Arc<Policies>,
     sync: Sync,
+    /// What tensors travel over. Over TCP, everything is waited for.
+    transport: Transport,
     slot: Arc<PlanSlot>,
     exchange: Exchange,
     width: usize,
@@ -68,11 +70,13 @@ impl Leader {
         first: Prepared,
     ) -> Result<Self, GenerationError> {
         let concealer = Concealer::new(sync.conceal);
+        let transport = fabric.config().tensors;
         let mut exchange = Exchange::new(fabric, Arc::clone(&slot), inbox);
         exchange.connect(&first.plan)?;
         Ok(Self {
             policies,
             sync,
+            transport,
             slot,
             exchange,
             width: package.shape().width,
@@ -133,11 +137,17 @@ impl Leader {
             warn!(worker = %self.exchange.worker(worker).node, layer, "did not answer within the bound");
             self.exchange.suspect(worker);
         }
-        if self.sync.mode != SyncMode::Relaxed && !round.complete() {
+        let relaxed = self.sync.mode == SyncMode::Relaxed && !self.is_like_tcp();
+        if !relaxed && !round.complete() {
             return Ok(false);
         }
         self.settle(layer, &mut round, &debtors, &shares, rows, step.sum);
         Ok(true)
+    }
+
+    /// TCP or its imitation: waits for everything, and sends it once.
+    fn is_like_tcp(&self) -> bool {
+        self.transport == Transport::Tcp || self.sync.mode == SyncMode::LikeTcp
     }
 
     fn round(
@@ -154,9 +164,10 @@ impl Leader {
                     .late(),
             )
         });
-        let (repair, bound) = match self.sync.mode {
-            SyncMode::LikeTcp => (Repair::LIKE_TCP, LIKE_TCP_BOUND),
-            SyncMode::Strict | SyncMode::Relaxed => (
+        let (repair, bound) = match (self.transport, self.sync.mode) {
+            (Transport::Tcp, _) => (Repair::NEVER, TCP_BOUND),
+            (Transport::Udp, SyncMode::LikeTcp) => (Repair::LIKE_TCP, TCP_BOUND),
+            (Transport::Udp, SyncMode::Strict | SyncMode::Relaxed) => (
                 Repair::ADAPTIVE,
                 self.sync.bound() * (1 + rows as u32 / ROWS_IN_BOUND),
             ),
@@ -214,7 +225,7 @@ impl Leader {
 
     /// Whom to wait for, and how often to send.
     fn verdict(&mut self, layer: usize, rows: usize, debtors: &[usize], shares: &[f32]) -> Verdict {
-        if self.sync.mode == SyncMode::LikeTcp || debtors.is_empty() {
+        if self.is_like_tcp() || debtors.is_empty() {
             let order = Order {
                 needed: true,
                 copies: 1,

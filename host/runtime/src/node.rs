@@ -301,6 +301,7 @@ pub fn fabric_config(config: &Config) -> Result<FabricConfig, NodeError> {
         listen: network.listen.clone(),
         connect: network.connect.clone(),
         scouting: network.scouting,
+        tensors: config.testing.transport,
         faults: config.testing.loss.map(|loss| Faults {
             loss,
             seed: config.testing.seed,

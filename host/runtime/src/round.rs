@@ -38,6 +38,14 @@ impl Repair {
         backoff: 2.0,
         prompt: false,
     };
+
+    /// Nothing that is sent over TCP is lost, and asking again would only join the queue.
+    pub(crate) const NEVER: Self = Self {
+        floor: Duration::from_hours(1),
+        ceiling: Duration::from_hours(1),
+        backoff: 1.0,
+        prompt: false,
+    };
 }
 
 /// One worker's debt in a round.

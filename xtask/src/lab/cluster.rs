@@ -1,0 +1,152 @@
+//! HALO on the hosts of a lab: the first leads, the others are workers.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use super::host::Host;
+use super::network::Lab;
+use crate::{cargo, paths, setup};
+
+/// The cluster's name, and the port of its nodes.
+const CLUSTER: &str = "lab";
+const PORT: u16 = 7447;
+
+/// Generate text: the first host leads, the others compute for it.
+///
+/// Builds `halo`, starts `halo node` on each other host, and runs `halo run` on the first. Further arguments go to that:
+/// `cargo xtask lab generate -- --sync strict "Once upon a time"`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Model package [default: the model of this repository].
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// What tensors travel over.
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
+    /// Passed on to `halo run`.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
+    passed: Vec<String>,
+}
+
+/// What tensors travel over, by the names that `halo` has for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Transport {
+    /// Datagrams.
+    #[default]
+    Udp,
+    /// TCP, waiting for everything.
+    Tcp,
+}
+
+pub(super) fn generate(lab: &Lab, args: &Args) -> Result<()> {
+    setup::ready(setup::Args::default())?;
+    let halo = cargo::build("halo")?;
+    let tiny = paths::root().join("models/tiny");
+    let model = args.model.as_ref().unwrap_or(&tiny);
+    let cluster = Cluster::start(lab, &halo, model, args.transport)?;
+    cargo::run(cluster.leader()?.args(&args.passed))
+}
+
+/// Workers that run on all hosts but the first. Dropping it ends them.
+pub(super) struct Cluster<'a> {
+    lab: &'a Lab,
+    halo: &'a Path,
+    model: &'a Path,
+    transport: Transport,
+    workers: Vec<Worker>,
+}
+
+/// A process, and what it prints, which must not be closed before it ends.
+struct Worker(Child, BufReader<ChildStdout>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl<'a> Cluster<'a> {
+    pub(super) fn start(
+        lab: &'a Lab,
+        halo: &'a Path,
+        model: &'a Path,
+        transport: Transport,
+    ) -> Result<Self> {
+        let workers = lab.hosts().iter().skip(1);
+        let mut cluster = Self {
+            lab,
+            halo,
+            model,
+            transport,
+            workers: Vec::new(),
+        };
+        ensure!(
+            workers.len() > 0,
+            "a cluster needs two hosts: `cargo xtask lab up --hosts 2`"
+        );
+        for host in workers {
+            let worker = cluster.worker(host);
+            let worker =
+                worker.with_context(|| format!("cannot start a worker on host {}", host.number))?;
+            cluster.workers.push(worker);
+        }
+        Ok(cluster)
+    }
+
+    fn worker(&self, host: &Host) -> Result<Worker> {
+        let mut command = self.halo(host, "node");
+        command.args(["--json", "--name", &format!("host{}", host.number)]);
+        command.args(["--listen", &endpoint(host)]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("it has no output")?;
+        let mut worker = Worker(child, BufReader::new(stdout));
+        let mut said = String::new();
+        worker.1.read_line(&mut said)?;
+        ensure!(
+            said.contains("\"ready\""),
+            "it does not run: {}",
+            said.trim()
+        );
+        Ok(worker)
+    }
+
+    /// `halo run` at the head of the cluster.
+    pub(super) fn leader(&self) -> Result<Command> {
+        let mut command = self.halo(self.lab.host(1)?, "run");
+        command.args(["--workers", &self.workers.len().to_string()]);
+        for host in self.lab.hosts().iter().skip(1) {
+            command.args(["--connect", &endpoint(host)]);
+        }
+        Ok(command)
+    }
+
+    fn halo(&self, host: &Host, subcommand: &str) -> Command {
+        let mut command = host.command(self.halo);
+        command.args([subcommand, "--cluster", CLUSTER, "--no-scouting"]);
+        let transport = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        command.args(["--transport", transport]);
+        command.args([OsStr::new("--model"), self.model.as_ref()]);
+        command
+    }
+}
+
+fn endpoint(host: &Host) -> String {
+    format!("{}:{PORT}", host.address())
+}

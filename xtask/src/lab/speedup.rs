@@ -1,0 +1,252 @@
+//! `cargo xtask lab speedup`: what loss costs, and what it costs tensor parallelism over TCP.
+
+mod measure;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::cgroup::Limit;
+use super::cluster::{Cluster, Transport};
+use super::condition::Condition;
+use super::loss::{self, Loss};
+use super::network::{Lab, Name};
+use crate::{cargo, paths, peers, say, setup};
+
+use measure::Generation;
+
+/// The published model whose shape is measured.
+const SHAPE: &str = "tinyllama-1.1b";
+
+/// Measure what a token takes at several shares of lost packets, and the same over TCP.
+///
+/// In a lab of its own, with a core for each host as far as there are as many. The baseline is what tensor parallelism over TCP
+/// does: the same engine, the feed-forward in equal shares, every tensor over TCP, and everything waited for. Let the machine do
+/// nothing else meanwhile.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Hosts: one leads, the others are workers.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=100))]
+    hosts: u8,
+    /// Time on its core that each host has, such as 0.5 [default: all].
+    #[arg(long, value_name = "CORES")]
+    share: Option<f64>,
+    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// Shares of packets to lose.
+    #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = loss::share, default_value = "0,0.01,0.05,0.1,0.2")]
+    loss: Vec<f64>,
+    /// Lose them in bursts of so many on average.
+    #[arg(long, value_name = "PACKETS")]
+    burst: Option<f64>,
+    /// What to measure.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "tcp,strict,relaxed"
+    )]
+    mode: Vec<Mode>,
+    /// Scheduler of strict and relaxed [default: that of `halo run`].
+    #[arg(long, value_name = "POLICY")]
+    scheduler: Option<String>,
+    /// Tokens to generate in each measurement.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    tokens: u32,
+    /// Cut a measurement short after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    limit: u64,
+    /// How often each is measured.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    rounds: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a generation is synchronised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// The baseline.
+    Tcp,
+    Strict,
+    Relaxed,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+        }
+    }
+
+    fn transport(self) -> Transport {
+        match self {
+            Self::Tcp => Transport::Tcp,
+            Self::Strict | Self::Relaxed => Transport::Udp,
+        }
+    }
+}
+
+/// What was measured of one mode at one share of loss.
+#[derive(Debug, Serialize)]
+struct Row {
+    loss: f64,
+    mode: Mode,
+    /// One for each round.
+    generations: Vec<Generation>,
+}
+
+/// All that was measured, and under which conditions.
+#[derive(Debug, Serialize)]
+struct Report {
+    halo: &'static str,
+    machine: String,
+    cores: usize,
+    kernel: String,
+    model: String,
+    hosts: u8,
+    share: Option<f64>,
+    burst: Option<f64>,
+    tokens: u32,
+    limit_seconds: u64,
+    /// The first host by itself.
+    alone: Generation,
+    rows: Vec<Row>,
+}
+
+/// A lab that does not outlive what it is for.
+struct Temporary(Name);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = Lab::down(&self.0) {
+            say::warning("Left over", format_args!("{error:#}"));
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    setup::ready(setup::Args::default())?;
+    let halo = cargo::build("halo")?;
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => {
+            let folder = paths::data()?.join("lab");
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            peers::random_package(&halo, SHAPE, None, &folder)?
+        }
+    };
+    let temporary = Temporary("speedup".parse().map_err(anyhow::Error::msg)?);
+    let lab = Lab::up(&temporary.0, args.hosts)?;
+    if let Some(share) = args.share {
+        for host in lab.hosts() {
+            Limit::share(share)?.set(host)?;
+        }
+    }
+
+    say::step("Measuring", "one host alone");
+    let mut alone = lab.host(1)?.command(&halo);
+    alone.arg("run").arg("--model").arg(&model);
+    let alone = measure::generation(alone, args, || Ok(()))?;
+    let mut rows = Vec::new();
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let modes = || {
+            args.mode
+                .iter()
+                .filter(|mode| mode.transport() == transport)
+        };
+        if modes().next().is_none() {
+            continue;
+        }
+        let first = rows.len();
+        for &loss in &args.loss {
+            rows.extend(modes().map(|&mode| Row {
+                loss,
+                mode,
+                generations: Vec::new(),
+            }));
+        }
+        let cluster = Cluster::start(&lab, &halo, &model, transport)?;
+        for round in 1..=args.rounds {
+            for row in &mut rows[first..] {
+                let Row {
+                    loss,
+                    mode,
+                    generations,
+                } = row;
+                say::step(
+                    "Measuring",
+                    format_args!(
+                        "{} at {}, round {round} of {}",
+                        mode.name(),
+                        table::percent(*loss),
+                        args.rounds
+                    ),
+                );
+                generations.push(cell(args, &lab, &cluster, *loss, *mode)?);
+            }
+        }
+    }
+    let report = Report {
+        halo: env!("CARGO_PKG_VERSION"),
+        machine: peers::processor(),
+        cores: thread::available_parallelism().map_or(1, usize::from),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        model: model
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        hosts: args.hosts,
+        share: args.share,
+        burst: args.burst,
+        tokens: args.tokens,
+        limit_seconds: args.limit,
+        alone,
+        rows,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", table::show(&report));
+    }
+    Ok(())
+}
+
+/// One generation. The links are perfect until the cluster is ready, and again when it ends.
+fn cell(
+    args: &Args,
+    lab: &Lab,
+    cluster: &Cluster<'_>,
+    share: f64,
+    mode: Mode,
+) -> Result<Generation> {
+    let mut leader = cluster.leader()?;
+    match mode {
+        Mode::Tcp => leader.args(["--scheduler", "scheduler-even"]),
+        Mode::Strict | Mode::Relaxed => {
+            leader.args(["--sync", mode.name()]);
+            leader.args(args.scheduler.iter().flat_map(|name| ["--scheduler", name]))
+        }
+    };
+    let loss = match args.burst {
+        Some(length) => Loss::bursty(share, length)?,
+        None => Loss::random(share),
+    };
+    let set = |loss: Loss| lab.hosts().iter().try_for_each(|host| loss.set(host));
+    let generation = measure::generation(leader, args, || set(loss))?;
+    set(Loss::None)?;
+    Ok(generation)
+}
