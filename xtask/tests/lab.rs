@@ -295,10 +295,19 @@ fn left(lab: &Lab) -> BTreeSet<PathBuf> {
 #[test]
 fn text_is_the_same_over_udp_that_loses_and_over_tcp() {
     let Some(lab) = Lab::up("text") else { return };
+    // What was built for the tests of the whole workspace; it would be built again with other features.
+    let halo = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("halo");
+    assert!(
+        halo.exists(),
+        "build it first: cargo build --release --workspace --bin halo"
+    );
+    let halo = halo.display();
     let generate = |transport: &str| {
         let options =
             "--scheduler scheduler-even --sync strict --ignore-eos --max-tokens 12 --json Once";
-        let told = lab.told(&format!("generate --transport {transport} -- {options}"));
+        let told = lab.told(&format!(
+            "generate --halo {halo} --transport {transport} -- {options}"
+        ));
         let done = told.lines().last().unwrap();
         let done: serde_json::Value = serde_json::from_str(done).unwrap();
         assert!(done["counts"]["rounds"].as_u64().unwrap() > 0, "{done}");

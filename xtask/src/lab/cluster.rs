@@ -28,6 +28,8 @@ pub(crate) struct Args {
     /// What tensors travel over.
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
+    #[command(flatten)]
+    program: Program,
     /// Passed on to `halo run`.
     #[arg(
         trailing_var_arg = true,
@@ -35,6 +37,25 @@ pub(crate) struct Args {
         value_name = "ARGS"
     )]
     passed: Vec<String>,
+}
+
+/// Which `halo` runs on the hosts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Program {
+    /// Run this `halo` instead of building it.
+    #[arg(long, value_name = "FILE")]
+    halo: Option<PathBuf>,
+}
+
+impl Program {
+    /// The program, and what it needs.
+    pub(super) fn provide(&self) -> Result<PathBuf> {
+        setup::ready(setup::Args::default())?;
+        match &self.halo {
+            Some(halo) => Ok(halo.clone()),
+            None => cargo::build("halo"),
+        }
+    }
 }
 
 /// What tensors travel over, by the names that `halo` has for it.
@@ -48,8 +69,7 @@ pub(super) enum Transport {
 }
 
 pub(super) fn generate(lab: &Lab, args: &Args) -> Result<()> {
-    setup::ready(setup::Args::default())?;
-    let halo = cargo::build("halo")?;
+    let halo = args.program.provide()?;
     let tiny = paths::root().join("models/tiny");
     let model = args.model.as_ref().unwrap_or(&tiny);
     let cluster = Cluster::start(lab, &halo, model, args.transport)?;

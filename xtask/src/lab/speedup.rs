@@ -12,11 +12,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::cgroup::Limit;
-use super::cluster::{Cluster, Transport};
+use super::cluster::{Cluster, Program, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::network::{Lab, Name};
-use crate::{cargo, paths, peers, say, setup};
+use crate::{paths, peers, say};
 
 use measure::Generation;
 
@@ -68,6 +68,8 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    program: Program,
 }
 
 /// How a generation is synchronised.
@@ -136,8 +138,7 @@ impl Drop for Temporary {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    setup::ready(setup::Args::default())?;
-    let halo = cargo::build("halo")?;
+    let halo = args.program.provide()?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => {
