@@ -48,16 +48,30 @@ impl Ewma {
     }
 }
 
+/// Observations of which the shortest is remembered.
+const RECENT: usize = 16;
+
 /// How long something takes that is done again and again: a round trip, or a worker's answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TimeEstimate {
     seconds: Ewma,
+    recent: [Duration; RECENT],
+    count: usize,
 }
 
 impl TimeEstimate {
     /// Takes in how long it took once.
     pub fn observe(&mut self, elapsed: Duration) {
         self.seconds.observe(elapsed.as_secs_f64());
+        self.recent[self.count % RECENT] = elapsed;
+        self.count += 1;
+    }
+
+    /// The shortest of the last 16 times: what it takes when nothing comes in between. The mean needs dozens of observations to get
+    /// over one that was held up, such as the first on a new link.
+    #[must_use]
+    pub fn shortest(&self) -> Option<Duration> {
+        self.recent.iter().take(self.count).min().copied()
     }
 
     /// How long it takes in the mean.
@@ -194,6 +208,8 @@ pub struct Estimate {
     pub round_trip_us: Option<f64>,
     /// Mean deviation from it, in microseconds.
     pub spread_us: Option<f64>,
+    /// The shortest lately, in microseconds.
+    pub shortest_us: Option<f64>,
     /// Share of our packets that the other node has lost lately, by its own account.
     pub loss_to: Option<f64>,
     /// Share of its packets that we have lost lately.

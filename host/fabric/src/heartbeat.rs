@@ -22,6 +22,10 @@ use crate::{Header, Kind, Link, NodeId, alive};
 /// Time between two pings to one node.
 const PERIOD: Duration = Duration::from_millis(250);
 
+/// Pings to a new member, before it is planned with, and the time between them: one that was held up says little of the way.
+const FIRST_PINGS: u32 = 8;
+const FIRST_PERIOD: Duration = Duration::from_millis(15);
+
 /// A pong that took longer than this is not of a ping of ours, or says nothing any more.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
 
@@ -64,6 +68,14 @@ fn ping(link: &Link, plane: &DataPlane) {
         Header::of_heartbeat(Kind::Ping),
         &plane.micros().to_le_bytes(),
     );
+}
+
+/// Sends some pings to a new member.
+async fn get_to_know(link: Arc<Link>, plane: Arc<DataPlane>) {
+    for _ in 0..FIRST_PINGS {
+        ping(&link, &plane);
+        tokio::time::sleep(FIRST_PERIOD).await;
+    }
 }
 
 /// Answers a ping.
@@ -129,6 +141,9 @@ pub(crate) async fn run(
                 vigils.retain(|node, _| announced.contains(node));
                 for node in announced {
                     let Ok(link) = link(&node) else { continue };
+                    if !vigils.contains_key(&node) {
+                        tokio::spawn(get_to_know(Arc::clone(&link), Arc::clone(&plane)));
+                    }
                     let vigil = vigils.entry(node.clone()).or_default();
                     let finding = vigil.tick(link.last_heard(), roster.is_cut(&node));
                     ping(&link, &plane);

@@ -296,7 +296,7 @@ impl Planner {
                 leader: false,
                 speed: profile.speed,
                 memory: profile.memory,
-                delay_us: estimate.round_trip_us.unwrap_or(0.0) as u32,
+                delay_us: estimate.shortest_us.unwrap_or(0.0) as u32,
                 spread_us: estimate.spread_us.unwrap_or(0.0) as u32,
                 loss: estimate.loss_both_ways() as f32,
             }

@@ -106,3 +106,18 @@ fn the_first_packets_count_alike() {
     }
     assert!((loss.share().unwrap() - 0.1).abs() < 1e-9);
 }
+
+#[test]
+fn the_shortest_is_of_the_last_observations() {
+    let mut time = TimeEstimate::default();
+    assert_eq!(time.shortest(), None);
+    time.observe(Duration::from_millis(20));
+    time.observe(Duration::from_millis(3));
+    assert_eq!(time.shortest(), Some(Duration::from_millis(3)));
+    for _ in 0..15 {
+        time.observe(Duration::from_millis(5));
+    }
+    assert_eq!(time.shortest(), Some(Duration::from_millis(3)));
+    time.observe(Duration::from_millis(5));
+    assert_eq!(time.shortest(), Some(Duration::from_millis(5)));
+}
