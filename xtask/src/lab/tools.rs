@@ -1,6 +1,7 @@
 //! The programs that the lab is made with, and whether they can be used here.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +10,9 @@ use crate::cargo;
 
 /// Where `ip netns` keeps network namespaces.
 pub(super) const NAMESPACES: &str = "/run/netns";
+
+/// Where TAP devices come from.
+const TUN: &str = "/dev/net/tun";
 
 /// Debian's packages of the programs below.
 const PACKAGES: [&str; 2] = ["iproute2", "nftables"];
@@ -30,6 +34,13 @@ pub(crate) fn ready() -> Result<()> {
             PACKAGES.join(" ")
         );
     }
+    ensure!(
+        Path::new(TUN).exists(),
+        "the lab needs {TUN}, which this kernel or container does not have"
+    );
+    // What a kernel has of nftables and namespaces is seen by using them, in a namespace that is gone at once.
+    run("unshare", &["--net", "nft", "add", "table", "inet", "halo"])
+        .context("the lab needs network namespaces with nftables, which do not work here")?;
     Ok(())
 }
 
