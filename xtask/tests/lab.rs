@@ -257,7 +257,7 @@ fn what_fails_leaves_nothing() {
     let nft = folder.path().join("nft");
     fs::write(
         &nft,
-        "#!/bin/sh\n[ \"$1\" = -v ] || { echo broken >&2; exit 1; }\n",
+        "#!/bin/sh\n[ \"$1\" != -f ] || { echo broken >&2; exit 1; }\n",
     )
     .unwrap();
     fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();

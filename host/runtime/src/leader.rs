@@ -1,6 +1,7 @@
 //! The leader's side of rounds: the feed-forward of a generation, computed here and on workers.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep};
@@ -126,6 +127,9 @@ impl Leader {
         let sent =
             self.exchange
                 .fan_out(&activation, step.normed, &name, &debtors, &verdict.orders);
+        // zenoh sends from threads of its own. On a machine with one core they would wait until this one has computed its share, and
+        // the workers would begin when it ends.
+        thread::yield_now();
         self.feed_forward.run(layer, step.normed, step.sum)?;
         // The answers are under way: time to predict the next layer.
         self.predict(layer + 1, step.hidden);
