@@ -84,8 +84,9 @@ impl Attention {
             .map(|layer| {
                 let region = package.attention_region(layer);
                 region.read()?;
-                let session = graph::build(engine, package, layer, Arc::clone(&operators))?;
                 let weights = package.attention(layer);
+                let operators = Arc::clone(&operators);
+                let session = graph::build(engine, package, layer, &weights, operators)?;
                 let norms = weights.query_norm.zip(weights.key_norm);
                 region.release();
                 Ok(Layer {

@@ -5,7 +5,7 @@ use ort::value::{Tensor, TensorElementType};
 
 use crate::error::Context;
 use crate::graph::{ANY, GraphBuilder};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use crate::{Engine, EngineError};
 
 /// A model's matrix products and nothing else: what the rest of a forward pass is measured against.
@@ -68,16 +68,13 @@ impl Products {
         let layers = (0..shape.layers)
             .map(|layer| {
                 let attention = package.attention(layer);
-                let groups = (0..package.groups()).map(|group| package.group(layer, group));
-                let gates = groups.clone().map(|group| group.gate);
-                let ups = groups.clone().map(|group| group.up);
-                let downs: Vec<_> = groups.clone().map(|group| group.down).collect();
+                let (gates_and_ups, downs) =
+                    weights::feed_forward(package, layer, 0..package.groups());
                 let mut graph = layer_ports.graph(format!("the products of layer {layer}"))?;
                 let qkv = [attention.query, attention.key, attention.value];
                 graph.stacked("qkv.weights", "x", "qkv", &qkv)?;
                 graph.stacked("output.weights", "attended", "output", &[attention.output])?;
-                let gate_up: Vec<_> = gates.chain(ups).collect();
-                graph.stacked("gate_up.weights", "x", "gate_up", &gate_up)?;
+                graph.stacked("gate_up.weights", "x", "gate_up", &gates_and_ups)?;
                 let down = Weights::join(&downs)?;
                 graph.product("down.weights", "activations", "down", down)?;
                 graph.build(engine, None)

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::slice;
 
-use halo_models::{Matrix, Values};
+use halo_models::{Matrix, Package, Values};
 use ort::memory::Allocator;
 use ort::value::{PrimitiveTensorElementType, Tensor};
 
@@ -91,6 +91,22 @@ impl Weights {
             stored,
         })
     }
+}
+
+/// The matrices of a layer's groups: the gates and after them the ups, to be [stacked](Weights::stack), and the downs, to be
+/// [joined](Weights::join).
+pub(crate) fn feed_forward<'a>(
+    package: &'a Package,
+    layer: usize,
+    groups: impl Iterator<Item = usize> + Clone,
+) -> (Vec<Matrix<'a>>, Vec<Matrix<'a>>) {
+    let groups = groups.map(|group| package.group(layer, group));
+    let gates = groups.clone().map(|group| group.gate);
+    let ups = groups.clone().map(|group| group.up);
+    (
+        gates.chain(ups).collect(),
+        groups.map(|group| group.down).collect(),
+    )
 }
 
 /// Whether two matrices can be [stacked](Weights::stack).

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use halo_models::Package;
+use halo_models::{Attention, Package};
 use ort::editor::ONNX_DOMAIN;
 use ort::operator::OperatorDomain;
 use ort::session::Session;
@@ -14,9 +14,10 @@ pub(super) fn build(
     engine: &Engine,
     package: &Package,
     layer: usize,
+    weights: &Attention<'_>,
     attend: Arc<OperatorDomain>,
 ) -> Result<Session, EngineError> {
-    let (shape, weights) = (package.shape(), package.attention(layer));
+    let shape = package.shape();
     let rows = [1, ANY, shape.width as i64];
     let mut graph = GraphBuilder::new(
         format!("the attention of layer {layer}"),

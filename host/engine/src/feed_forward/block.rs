@@ -7,7 +7,7 @@ use ort::value::{Tensor, TensorElementType};
 use super::gate::Gate;
 use crate::error::Context;
 use crate::graph::{ANY, GraphBuilder, HALO};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use crate::{Engine, EngineError};
 
 /// Some groups of one layer, computed as one product: many small ones would be slower.
@@ -162,15 +162,8 @@ fn session(
     use TensorElementType::Float32;
     let width = package.shape().width as i64;
     let neurons = (groups.len() * package.group_size()) as i64;
-    let groups = groups
-        .iter()
-        .map(|&group| package.group(layer, group as usize));
-    let gates = groups.clone().map(|group| group.gate);
-    let ups = groups.clone().map(|group| group.up);
-    let (gates_and_ups, downs): (Vec<_>, Vec<_>) = (
-        gates.chain(ups).collect(),
-        groups.map(|group| group.down).collect(),
-    );
+    let (gates_and_ups, downs) =
+        weights::feed_forward(package, layer, groups.iter().map(|group| *group as usize));
     let mut graph = GraphBuilder::new(
         format!("the feed-forward groups of layer {layer}"),
         &[("x", Float32, &[1, ANY, width])],
