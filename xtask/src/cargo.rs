@@ -47,6 +47,23 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs `command` and returns what it prints.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| cannot_run(command))?;
+    ensure!(
+        output.status.success(),
+        "`{}` failed ({})",
+        words(command),
+        output.status
+    );
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("what `{}` prints is not text", words(command)))
+}
+
 /// One line of Cargo's JSON messages: of all its fields, those that say where a program is.
 #[derive(Debug, Deserialize)]
 struct Message {
@@ -59,39 +76,27 @@ struct Target {
     name: String,
 }
 
-/// Builds the program `name` and returns where Cargo has put it.
+/// Builds the program `name` for this machine and returns where Cargo has put it.
 pub(crate) fn build(name: &str) -> Result<PathBuf> {
     // With all the workspace's features, although one program is asked for: else the tests would compile some
     // dependencies a second time, with other features.
     let mut command = Workspace::Host.cargo("build");
-    command.args([
-        "--release",
-        "--locked",
-        "--workspace",
-        "--bin",
-        name,
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| cannot_run(&command))?;
-    ensure!(
-        output.status.success(),
-        "`{}` failed ({})",
-        words(&command),
-        output.status
-    );
-    executable(&output.stdout, name)
+    command.args(["--release", "--locked", "--workspace"]);
+    program(&mut command, name)
+}
+
+/// Builds the program `name` with a `cargo build` for all of the workspace, and returns where Cargo has put it.
+pub(crate) fn program(command: &mut Command, name: &str) -> Result<PathBuf> {
+    command.args(["--bin", name, "--message-format", "json-render-diagnostics"]);
+    let messages = output(command)?;
+    executable(&messages, name)
         .with_context(|| format!("Cargo built {name} and did not say where it is"))
 }
 
-fn executable(messages: &[u8], name: &str) -> Option<PathBuf> {
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let messages = messages
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok());
     messages
         .filter(|message| {
             message
@@ -181,10 +186,11 @@ fn run_tests(workspace: Workspace, filter: &[String], counts: &mut Counts) -> Re
 }
 
 fn cannot_run(command: &Command) -> String {
-    format!(
-        "cannot run `{}`: is Rust installed (https://rustup.rs)?",
-        words(command)
-    )
+    let words = words(command);
+    if words.starts_with("cargo ") {
+        return format!("cannot run `{words}`: is Rust installed (https://rustup.rs)?");
+    }
+    format!("cannot run `{words}`")
 }
 
 /// The command as a person would type it.
@@ -223,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_program_is_found_where_cargo_says() {
-        let messages = br#"
+        let messages = r#"
 {"reason":"compiler-artifact","target":{"name":"halo","kind":["lib"]},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"other","kind":["bin"]},"executable":"/t/release/other"}
 {"reason":"compiler-artifact","target":{"name":"halo","kind":["bin"]},"executable":"/t/release/halo"}

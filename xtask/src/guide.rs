@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::compiler::Compiler;
 use crate::summary::Done;
-use crate::sysroot::{Compiler, Std};
+use crate::sysroot::Std;
 use crate::{cargo, paths, policies};
 
 /// The page, and the crate that it makes.

@@ -3,9 +3,13 @@
 mod build;
 mod cargo;
 mod ci;
+mod compiler;
+mod cross;
+mod debian;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod glibc;
 mod guide;
 mod lab;
 mod onnxruntime;
@@ -37,6 +41,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Cross(cross::Args),
     Demo(demo::Args),
     Policies(policies::Args),
     Peers(peers::Args),
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(args),
         Command::Build(args) => build::run(args),
+        Command::Cross(args) => cross::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Policies(args) => policies::run(args),
         Command::Peers(args) => peers::run(args),

@@ -1,7 +1,8 @@
-//! Where things are: this repository, and the folder that set-up fills.
+//! Where things are: this repository, the folder that set-up fills, and what lies in a folder.
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -40,6 +41,17 @@ fn data_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
     }
     let home = set("HOME").context("there is no home folder to keep data in: set HOME, or HALO_DATA to a folder you can write to")?;
     Ok(home.join(".local/share/halo"))
+}
+
+/// What lies in a folder, by name.
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use wit_component::ComponentEncoder;
 
-use crate::sysroot::{self, Compiler, Std, TARGET};
-use crate::{paths, say};
+use crate::compiler::{self, Compiler};
+use crate::sysroot::{self, Std, WASM};
+use crate::{cargo, paths, say};
 
 const SUMS: &str = "SHA256SUMS";
 /// What the components were built with, since other toolchains give other bytes.
@@ -47,7 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let compiler = Compiler::find()?;
-    let std = sysroot::provide(&compiler)?;
+    let std = sysroot::provide(&compiler, &WASM)?;
     for folder in &args.crates {
         let component = build_crate(&std, folder)?;
         say::step("Built", component.display());
@@ -125,21 +126,21 @@ fn build(std: &Std) -> Result<Components> {
         Some(folder) => std::env::current_dir()?.join(folder).join("plugins"),
         None => workspace.join("target"),
     };
-    let compiled = target.join(TARGET);
+    let compiled = target.join(WASM.triple);
     if std.new && compiled.exists() {
         fs::remove_dir_all(&compiled)
             .with_context(|| format!("cannot remove {}", compiled.display()))?;
     }
     let remaps = [
-        sysroot::remap(root, "/halo"),
-        sysroot::remap(&sysroot::registry()?, "/cargo"),
+        compiler::remap(root, "/halo"),
+        compiler::remap(&compiler::registry()?, "/cargo"),
     ];
-    let mut cargo = cargo_build(std, &remaps);
-    cargo
+    let mut command = cargo_build(std, &remaps);
+    command
         .current_dir(&workspace)
         .args(["--locked", "--workspace"])
         .env("CARGO_TARGET_DIR", &target);
-    sysroot::run(&mut cargo).context("the policies do not compile")?;
+    cargo::run(&mut command).context("the policies do not compile")?;
 
     let mut components = Components::new();
     for member in members(&workspace)? {
@@ -169,11 +170,11 @@ pub(crate) fn build_crate(std: &Std, folder: &Path) -> Result<PathBuf> {
         .canonicalize()
         .with_context(|| format!("cannot find {}", folder.display()))?
         .join("target");
-    let mut cargo = cargo_build(std, &[]);
-    cargo.current_dir(folder).env("CARGO_TARGET_DIR", &target);
-    sysroot::run(&mut cargo).with_context(|| format!("{} does not compile", folder.display()))?;
+    let mut command = cargo_build(std, &[]);
+    command.current_dir(folder).env("CARGO_TARGET_DIR", &target);
+    cargo::run(&mut command).with_context(|| format!("{} does not compile", folder.display()))?;
     let path = folder.join(format!("{}.wasm", package.name));
-    put(&path, &component(&target.join(TARGET), &package.name)?)?;
+    put(&path, &component(&target.join(WASM.triple), &package.name)?)?;
     Ok(path)
 }
 
@@ -181,11 +182,10 @@ pub(crate) fn build_crate(std: &Std, folder: &Path) -> Result<PathBuf> {
 fn cargo_build(std: &Std, more: &[OsString]) -> std::process::Command {
     let mut flags = vec![OsString::from("-Ctarget-feature=+simd128")];
     flags.extend_from_slice(more);
-    if let Some(folder) = &std.sysroot {
-        flags.push("--sysroot".into());
-        flags.push(folder.into());
-    }
-    sysroot::cargo_build(&flags)
+    flags.extend(std.flags());
+    let mut command = compiler::cargo("build", WASM.triple, &flags);
+    command.arg("--quiet");
+    command
 }
 
 /// The component of a crate that was compiled to a module.

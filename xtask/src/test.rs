@@ -5,12 +5,13 @@ use std::env;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, Workspace};
+use crate::compiler::Compiler;
 use crate::guide;
 use crate::lab;
 use crate::policies::{self, Checked};
 use crate::setup;
 use crate::summary::{Done, Summary};
-use crate::sysroot::{self, Compiler, Std};
+use crate::sysroot::{self, Std, WASM};
 
 /// Set up, check the committed policies, and run every test.
 ///
@@ -66,7 +67,7 @@ fn check_policies(compiler: &Compiler, std: &Std) -> Result<Done> {
 /// A step that compiles policies; left out where that cannot be had, unless nobody is there to read so.
 fn with_std(step: impl FnOnce(&Compiler, &Std) -> Result<Done>) -> Result<Done> {
     let toolchain =
-        Compiler::find().and_then(|compiler| Ok((sysroot::provide(&compiler)?, compiler)));
+        Compiler::find().and_then(|compiler| Ok((sysroot::provide(&compiler, &WASM)?, compiler)));
     match toolchain {
         Ok((std, compiler)) => step(&compiler, &std),
         Err(error) if in_ci() => Err(error),
