@@ -674,6 +674,16 @@ async fn text_empty() {
     assert_message!(home, home.halo(&arguments));
 }
 
+#[tokio::test]
+async fn predictor_without_calibration() {
+    let home = Home::new();
+    let mut import = home.halo(&["model", "import", TINY_HF, "package"]);
+    assert!(import.status().await.unwrap().success());
+    home.file("book.txt", "Once upon a time");
+    let arguments = ["eval", "predictor", "package", "--text", "book.txt"];
+    assert_message!(home, home.halo(&arguments));
+}
+
 // Policies
 
 #[tokio::test]

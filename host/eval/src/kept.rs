@@ -1,13 +1,14 @@
-/// How many groups of a layer are left out when shares are measured: a quarter.
+/// How many groups of a layer are left out when probes are compared: a quarter.
 pub(crate) fn lost(groups: usize) -> usize {
     (groups + 2) / 4
 }
 
-/// The share of a row's squared norms that is kept when the groups with the lowest scores are left out; of equal scores the
-/// first go. `None` if the row has no contribution at all.
+/// The share of a row's squared norms that is kept when the `lost` groups with the lowest scores are left out; of equal scores
+/// the first go. `None` if the row has no contribution at all.
 pub(crate) fn kept_share(
     scores: impl IntoIterator<Item = f64>,
     norms: &[f32],
+    lost: usize,
     order: &mut Vec<(f64, f64)>,
 ) -> Option<f64> {
     order.clear();
@@ -16,7 +17,7 @@ pub(crate) fn kept_share(
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
     let sum = |part: &[(f64, f64)]| part.iter().map(|(_, square)| square).sum::<f64>();
     let total = sum(order);
-    (total > 0.0).then(|| sum(&order[lost(norms.len())..]) / total)
+    (total > 0.0).then(|| sum(&order[lost..]) / total)
 }
 
 /// Shares kept by several ways to score, summed up over rows.
@@ -46,16 +47,16 @@ impl Kept {
     /// `[rows, groups]`.
     pub(crate) fn add(&mut self, norms: &[f32], static_mean: &[f64], probes: &[Vec<f64>]) {
         let groups = static_mean.len();
-        let order = &mut Vec::with_capacity(groups);
+        let (lost, order) = (lost(groups), &mut Vec::with_capacity(groups));
         for (row, norms) in norms.chunks_exact(groups).enumerate() {
             let own = norms.iter().map(|norm| f64::from(*norm));
-            let Some(oracle) = kept_share(own, norms, order) else {
+            let Some(oracle) = kept_share(own, norms, lost, order) else {
                 continue;
             };
             self.rows += 1;
             self.oracle += oracle;
             let mut share = |scores: &[f64]| {
-                kept_share(scores.iter().copied(), norms, order).unwrap_or_default()
+                kept_share(scores.iter().copied(), norms, lost, order).unwrap_or_default()
             };
             self.static_mean += share(static_mean);
             for (sum, scores) in self.probes.iter_mut().zip(probes) {
@@ -97,11 +98,11 @@ mod tests {
     #[test]
     fn the_lowest_quarter_is_left_out() {
         let norms = [1.0, 2.0, 3.0, 4.0];
-        let kept = |scores: [f64; 4]| kept_share(scores, &norms, &mut Vec::new()).unwrap();
+        let kept = |scores: [f64; 4]| kept_share(scores, &norms, 1, &mut Vec::new()).unwrap();
         assert_eq!(kept([1.0, 2.0, 3.0, 4.0]), 29.0 / 30.0);
         assert_eq!(kept([4.0, 3.0, 2.0, 1.0]), 14.0 / 30.0);
         assert_eq!(kept([7.0, 7.0, 7.0, 7.0]), 29.0 / 30.0);
-        assert_eq!(kept_share([1.0; 4], &[0.0; 4], &mut Vec::new()), None);
+        assert_eq!(kept_share([1.0; 4], &[0.0; 4], 1, &mut Vec::new()), None);
         assert_eq!([1, 4, 5, 6, 24].map(lost), [0, 1, 1, 2, 6]);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! [`perplexity()`] says how well a model predicts a text. [`calibrate()`] runs text through a model and learns which
 //! feed-forward neuron groups matter: on average, and as a probe on the residual stream that tells it for the token at
-//! hand before the groups are computed. [`selections`] says what it costs to leave groups out. [`mod@bench`] says how fast it runs here and in how much memory.
+//! hand before the groups are computed. [`predictor()`] says what such foreknowledge is worth. [`mod@bench`] says how fast a
+//! model runs here and in how much memory.
 
 #![forbid(unsafe_code)]
 
@@ -14,9 +15,12 @@ mod error;
 mod kept;
 mod lossy;
 mod observe;
+mod order;
 mod perplexity;
+mod predictor;
 mod probe;
 mod progress;
+mod ranking;
 mod report;
 mod sample;
 mod selection;
@@ -26,7 +30,9 @@ pub use calibrate::{CalibrateOptions, Calibrated, calibrate};
 pub use documents::Documents;
 pub use error::EvalError;
 pub use lossy::{Lossy, LossyOptions};
+pub use order::{Order, Predict};
 pub use perplexity::{Perplexity, Rule, perplexity};
+pub use predictor::{Closed, Lost, OrderReport, PredictorReport, PredictorTrial, predictor};
 pub use progress::{Progress, Stage};
+pub use ranking::ByLayer;
 pub use report::{CalibrationReport, Candidate, KeptShares};
-pub use selection::{Order, Predict, Selection, Selections, selections};

@@ -1,6 +1,4 @@
-use halo_engine::{
-    Backbone, EngineError, FeedForward, FeedForwardSource, FeedForwardStep, KvCache,
-};
+use halo_engine::{Backbone, FeedForward, FeedForwardSource, FeedForwardStep, KvCache};
 
 use crate::EvalError;
 use crate::contributions::Contributions;
@@ -32,14 +30,11 @@ impl Observed {
         tokens: &[u32],
         look: &mut dyn FnMut(Observation<'_>),
     ) -> Result<(), EvalError> {
-        let mut observer = Observer {
-            feed_forward: &mut self.feed_forward,
-            contributions: &self.contributions,
-            earlier: Vec::new(),
-            activations: Vec::new(),
-            norms: Vec::new(),
-            look,
+        let mut look = |seen: Observation<'_>| {
+            look(seen);
+            Ok(())
         };
+        let mut observer = Observer::new(&mut self.feed_forward, &self.contributions, &mut look);
         self.cache.truncate(0);
         self.backbone
             .forward(tokens, &mut self.cache, &mut observer)?;
@@ -47,24 +42,45 @@ impl Observed {
     }
 }
 
-struct Observer<'a> {
+/// A feed-forward that shows what every layer of it contributes.
+pub(crate) struct Observer<'a> {
     feed_forward: &'a mut FeedForward,
     contributions: &'a Contributions,
     earlier: Vec<f32>,
     activations: Vec<f32>,
     norms: Vec<f32>,
-    look: &'a mut dyn FnMut(Observation<'_>),
+    look: &'a mut Look<'a>,
+}
+
+/// Looks at what was seen.
+pub(crate) type Look<'a> = dyn FnMut(Observation<'_>) -> Result<(), EvalError> + 'a;
+
+impl<'a> Observer<'a> {
+    pub(crate) fn new(
+        feed_forward: &'a mut FeedForward,
+        contributions: &'a Contributions,
+        look: &'a mut Look<'a>,
+    ) -> Self {
+        Self {
+            feed_forward,
+            contributions,
+            earlier: Vec::new(),
+            activations: Vec::new(),
+            norms: Vec::new(),
+            look,
+        }
+    }
 }
 
 impl FeedForwardSource for Observer<'_> {
-    type Error = EngineError;
+    type Error = EvalError;
 
-    fn begin(&mut self, embedded: &[f32]) -> Result<(), EngineError> {
+    fn begin(&mut self, embedded: &[f32]) -> Result<(), EvalError> {
         self.earlier = embedded.to_vec();
         Ok(())
     }
 
-    fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), EngineError> {
+    fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), EvalError> {
         let FeedForwardStep {
             layer,
             hidden,
@@ -79,7 +95,7 @@ impl FeedForwardSource for Observer<'_> {
             layer,
             earlier: &self.earlier,
             norms: &self.norms,
-        });
+        })?;
         self.earlier.copy_from_slice(hidden);
         Ok(())
     }
@@ -89,7 +105,7 @@ impl FeedForwardSource for Observer<'_> {
 mod tests {
     use std::path::Path;
 
-    use halo_engine::{Engine, EngineOptions};
+    use halo_engine::{Engine, EngineError, EngineOptions};
     use halo_models::{ImportOptions, WeightFormat, import};
 
     use super::*;

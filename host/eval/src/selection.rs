@@ -1,180 +1,67 @@
-use halo_engine::{Backbone, Engine, FeedForward, FeedForwardSource, FeedForwardStep};
+use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep};
 use halo_models::Package;
 use nalgebra::{DMatrix, DMatrixView, DMatrixViewMut};
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
-use serde::Serialize;
 
+use crate::EvalError;
 use crate::contributions::Contributions;
-use crate::{EvalError, Perplexity, Progress, Rule, Stage, perplexity};
+use crate::order::{Order, Scorer};
 
-/// Writes a score for each group of a layer, given the residual stream of a row one round earlier (`width` values).
-pub type Predict<'a> = dyn FnMut(usize, &[f32], &mut Vec<f32>) -> Result<(), EvalError> + 'a;
-
-/// By what the groups that are computed are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// The norms of their contributions, which only computing them all tells: the best that any prediction could do.
-    Oracle,
-    /// A predictor's scores.
-    Predicted,
-    /// Their mean importance: the same groups for every token.
-    Mean,
-    /// Chance.
-    Random,
-}
-
-impl Order {
-    /// All of them, the best first.
-    pub const ALL: [Self; 4] = [Self::Oracle, Self::Predicted, Self::Mean, Self::Random];
-}
-
-/// How well a model predicts a text with some of its groups.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selections {
-    /// With all of them.
-    pub whole: Perplexity,
-    /// With fewer.
-    pub selections: Vec<Selection>,
-}
-
-/// How well a model predicts a text with so many of its groups.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selection {
-    /// Groups of each layer that are computed.
-    pub groups: usize,
-    /// By what they are chosen, and what comes of it.
-    pub perplexity: Vec<(Order, Perplexity)>,
-}
-
-/// The perplexity of a model that computes, for every token and layer, only so many of the groups (each of `counts`), those
-/// with the highest scores: by each [`Order`]. `mean` is the groups' mean importance, `[layers, groups]`.
-///
-/// # Errors
-///
-/// The model, the tokenizer or `predict` fails, or there is nothing to predict at all.
-#[allow(clippy::too_many_arguments, reason = "each is a different thing")]
-pub fn selections(
-    engine: &Engine,
-    package: &Package,
-    texts: &[String],
-    rule: &Rule,
-    counts: &[usize],
-    mean: &[f32],
-    predict: &mut Predict<'_>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Selections, EvalError> {
-    let tokenizer = package.tokenizer()?;
-    let mut backbone = Backbone::load(engine, package)?;
-    let mut selected = Selected {
-        package,
-        feed_forward: FeedForward::load_all(engine, package)?,
-        contributions: Contributions::new(package),
-        mean,
-        predict,
-        random: Xoshiro256PlusPlus::seed_from_u64(0),
-        order: Order::Oracle,
-        left_out: 0,
-        earlier: Vec::new(),
-        activations: Vec::new(),
-    };
-    let total = (1 + counts.len() * Order::ALL.len()) * texts.len();
-    let mut done = 0;
-    let mut measure = |count: usize, order| {
-        selected.order = order;
-        selected.left_out = package.groups().saturating_sub(count);
-        let each = &mut |_| {
-            done += 1;
-            progress(Progress {
-                stage: Stage::Running,
-                done,
-                total,
-            });
-        };
-        perplexity(&mut backbone, &mut selected, &tokenizer, texts, rule, each)
-    };
-    let whole = measure(package.groups(), Order::Oracle)?;
-    let mut select = |&groups: &usize| {
-        let by = |order| Ok((order, measure(groups, order)?));
-        let perplexity: Result<_, EvalError> = Order::ALL.into_iter().map(by).collect();
-        let perplexity = perplexity?;
-        Ok(Selection { groups, perplexity })
-    };
-    let selections: Result<_, EvalError> = counts.iter().map(&mut select).collect();
-    Ok(Selections {
-        whole,
-        selections: selections?,
-    })
-}
-
-/// A feed-forward that leaves out the groups with the lowest scores.
-struct Selected<'a, 'p> {
+/// A feed-forward that goes without the groups with the lowest scores, in every row and layer.
+pub(crate) struct Selected<'a, 's, 'p> {
     package: &'a Package,
-    feed_forward: FeedForward,
-    contributions: Contributions,
-    mean: &'a [f32],
-    predict: &'a mut Predict<'p>,
-    random: Xoshiro256PlusPlus,
+    feed_forward: &'a mut FeedForward,
+    contributions: &'a Contributions,
+    scorer: &'a mut Scorer<'s, 'p>,
     order: Order,
     /// Groups of each row and layer that are left out.
-    left_out: usize,
+    lost: usize,
     /// The residual stream one round earlier, `[rows, width]`.
     earlier: Vec<f32>,
     activations: Vec<f32>,
+    norms: Vec<f32>,
 }
 
-impl FeedForwardSource for Selected<'_, '_> {
-    type Error = EvalError;
-
-    fn begin(&mut self, embedded: &[f32]) -> Result<(), EvalError> {
-        self.earlier = embedded.to_vec();
-        Ok(())
-    }
-
-    fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), EvalError> {
-        let FeedForwardStep {
-            layer,
-            hidden,
-            normed,
-            sum,
-        } = step;
-        self.feed_forward
-            .run_observed(layer, normed, sum, &mut self.activations)?;
-        if self.left_out > 0 {
-            self.leave_out(layer)?;
-            self.project(layer, sum);
+impl<'a, 's, 'p> Selected<'a, 's, 'p> {
+    pub(crate) fn new(
+        package: &'a Package,
+        feed_forward: &'a mut FeedForward,
+        contributions: &'a Contributions,
+        scorer: &'a mut Scorer<'s, 'p>,
+        order: Order,
+        lost: usize,
+    ) -> Self {
+        Self {
+            package,
+            feed_forward,
+            contributions,
+            scorer,
+            order,
+            lost,
+            earlier: Vec::new(),
+            activations: Vec::new(),
+            norms: Vec::new(),
         }
-        self.earlier.copy_from_slice(hidden);
-        Ok(())
     }
-}
 
-impl Selected<'_, '_> {
     /// Zeroes the activations of the groups that are left out, row by row.
     fn leave_out(&mut self, layer: usize) -> Result<(), EvalError> {
         let (groups, size) = (self.package.groups(), self.package.group_size());
-        let mut norms = Vec::new();
-        if self.order == Order::Oracle {
-            self.contributions
-                .norms(layer, &self.activations, &mut norms);
-        }
+        self.contributions
+            .norms(layer, &self.activations, &mut self.norms);
         let mut scores = Vec::new();
         let mut ranked: Vec<usize> = Vec::new();
         let rows = self.activations.chunks_exact_mut(groups * size);
-        let earlier = self.earlier.chunks_exact(self.package.shape().width);
-        for (row, (activations, earlier)) in rows.zip(earlier).enumerate() {
-            scores.clear();
-            match self.order {
-                Order::Oracle => scores.extend(&norms[row * groups..][..groups]),
-                Order::Predicted => (self.predict)(layer, earlier, &mut scores)?,
-                Order::Mean => scores.extend(&self.mean[layer * groups..][..groups]),
-                Order::Random => scores.extend((0..groups).map(|_| self.random.random::<f32>())),
-            }
+        let seen = self
+            .norms
+            .chunks_exact(groups)
+            .zip(self.earlier.chunks_exact(self.package.shape().width));
+        for (activations, (norms, earlier)) in rows.zip(seen) {
+            self.scorer
+                .score(self.order, layer, norms, earlier, &mut scores)?;
             ranked.clear();
             ranked.extend(0..groups);
             ranked.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-            for group in &ranked[..self.left_out.min(groups)] {
+            for group in &ranked[..self.lost.min(groups)] {
                 activations[group * size..][..size].fill(0.0);
             }
         }
@@ -197,11 +84,37 @@ impl Selected<'_, '_> {
     }
 }
 
+impl FeedForwardSource for Selected<'_, '_, '_> {
+    type Error = EvalError;
+
+    fn begin(&mut self, embedded: &[f32]) -> Result<(), EvalError> {
+        self.earlier = embedded.to_vec();
+        Ok(())
+    }
+
+    fn step(&mut self, step: FeedForwardStep<'_>) -> Result<(), EvalError> {
+        let FeedForwardStep {
+            layer,
+            hidden,
+            normed,
+            sum,
+        } = step;
+        self.feed_forward
+            .run_observed(layer, normed, sum, &mut self.activations)?;
+        if self.lost > 0 {
+            self.leave_out(layer)?;
+            self.project(layer, sum);
+        }
+        self.earlier.copy_from_slice(hidden);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use halo_engine::{EngineOptions, KvCache};
+    use halo_engine::{Backbone, Engine, EngineOptions, KvCache};
 
     use super::*;
 
@@ -235,18 +148,17 @@ mod tests {
         let expected = of_subset(&engine, &package, &kept, &tokens);
 
         let mut no_prediction = |_: usize, _: &[f32], _: &mut Vec<f32>| unreachable!();
-        let mut selected = Selected {
-            package: &package,
-            feed_forward: FeedForward::load_all(&engine, &package).unwrap(),
-            contributions: Contributions::new(&package),
-            mean: &mean,
-            predict: &mut no_prediction,
-            random: Xoshiro256PlusPlus::seed_from_u64(0),
-            order: Order::Mean,
-            left_out: groups - kept.len(),
-            earlier: Vec::new(),
-            activations: Vec::new(),
-        };
+        let mut feed_forward = FeedForward::load_all(&engine, &package).unwrap();
+        let contributions = Contributions::new(&package);
+        let mut scorer = Scorer::new(&mean, &mut no_prediction);
+        let mut selected = Selected::new(
+            &package,
+            &mut feed_forward,
+            &contributions,
+            &mut scorer,
+            Order::Mean,
+            groups - kept.len(),
+        );
         let mut cache = KvCache::new(package.shape(), tokens.len());
         let mut backbone = Backbone::load(&engine, &package).unwrap();
         let got = backbone

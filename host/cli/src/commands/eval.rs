@@ -1,4 +1,4 @@
-mod groups;
+mod predictor;
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use halo_eval::{Documents, Lossy, LossyOptions, Rule, perplexity};
 use halo_fabric::Encoding;
 use halo_runtime::Config;
 
-use groups::Groups;
+use predictor::Predictor;
 
 use crate::model_path;
 use crate::options::{Conceal, Global, ModelOption, Text, at_least_one, share};
@@ -24,12 +24,14 @@ pub(crate) enum Eval {
     /// The whole model runs on this machine. Blank lines separate a text's paragraphs; each document is read by itself.
     Perplexity(Perplexity),
 
-    /// What it costs to compute only some of the neuron groups
+    /// What a predictor knows of which neuron groups will matter
     ///
-    /// For every token and layer, only the groups that seem to matter most are computed: by a predictor, by their mean
-    /// importance, by chance, and by what they really contribute, which nobody knows in advance. Tells by how much each raises
-    /// the perplexity. That is what a better prediction is worth.
-    Groups(Groups),
+    /// Runs text through the model and compares four ways to rank each layer's groups for every token: by the predictor's scores,
+    /// by their mean importance, by chance, and by what they really contribute (the oracle), which nobody knows in advance.
+    /// Says how well each agrees with the contributions, and what is left without the groups that it ranks lowest: the share
+    /// of the squared contribution, layer by layer, and by how much the perplexity rises. "Gap closed" is how far the
+    /// predictor gets from the mean, 0 %, to the oracle, 100 %. Use text that the model was not calibrated on.
+    Predictor(Predictor),
 }
 
 #[derive(Debug, Args)]
@@ -97,7 +99,7 @@ impl Eval {
     pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
             Self::Perplexity(perplexity) => perplexity.execute(global, output),
-            Self::Groups(groups) => groups.execute(global, output),
+            Self::Predictor(predictor) => predictor.execute(global, output),
         }
     }
 }

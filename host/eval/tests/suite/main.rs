@@ -4,5 +4,5 @@ mod bench;
 mod calibrate;
 mod calibrated;
 mod perplexity;
-mod selection;
+mod predictor;
 mod texts;
