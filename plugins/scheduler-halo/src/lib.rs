@@ -1,6 +1,6 @@
 //! `scheduler-halo`: who computes what by speed, links and importance; whom to wait for by how much it matters.
 //!
-//! Placing (see `place.rs`): each layer is shared out so that all devices are expected to finish at the same time, the most
+//! Placing (see `place.rs` and `time.rs`): each layer is shared out so that it is expected to be done soonest, the most
 //! important groups to the most stable devices. Admitting (see `admit.rs`): a token may go without a small share of its
 //! predicted contribution, and only what fits into that budget is not waited for.
 //!
@@ -10,7 +10,7 @@
 //! | `needed-share` | 0.3 | debtors with more than this share of a layer are always waited for |
 //! | `double-loss` | 0.08 | packets are sent twice over links that lose more than this |
 //! | `hysteresis` | 0.03 | a new placement must save this share of the time, or the old one stays |
-//! | `standbys` | 0.125 | share of the least stable device's groups that another device keeps loaded |
+//! | `standbys` | 0.125 | share of each worker's groups that another device keeps loaded |
 
 mod admit;
 mod bindings {
@@ -19,8 +19,14 @@ mod bindings {
     use super::Halo;
     export!(Halo);
 }
+mod cluster;
+mod owners;
 mod place;
 mod settings;
+mod shares;
+mod standbys;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::sync::OnceLock;
