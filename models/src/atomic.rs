@@ -70,7 +70,7 @@ impl Building {
 }
 
 /// Locks a folder, if nobody else has and the file system can.
-fn lock(folder: &Path) -> Option<File> {
+pub(crate) fn lock(folder: &Path) -> Option<File> {
     let file = File::open(folder).ok()?;
     file.try_lock().ok()?;
     Some(file)

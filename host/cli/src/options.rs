@@ -79,6 +79,27 @@ pub(crate) struct ResourceOptions {
     pub(crate) memory: Option<u64>,
 }
 
+/// Where packages from other nodes are kept.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub(crate) struct CacheOptions {
+    /// Keep packages that other nodes give in this folder [default: ~/.local/share/halo/models]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
+
+    /// They may take this much, such as 8GB [default: what the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) cache_limit: Option<u64>,
+}
+
+impl CacheOptions {
+    pub(crate) fn apply(&self, config: &mut Config) {
+        let packages = &mut config.packages;
+        packages.folder = self.cache.clone().or(packages.folder.take());
+        packages.limit = self.cache_limit.or(packages.limit);
+    }
+}
+
 /// When a generation on this machine alone begins.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Resources")]
@@ -372,7 +393,7 @@ fn share_or_all(text: &str) -> Result<f64, String> {
 const NO_SIZE: &str = "write a number of bytes, or of KB, MB, GB or TB, such as 1.5GB";
 
 /// Reads a number of bytes, in the units in which this program writes them.
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::Limits;
-use halo_runtime::config::{Config, Network, Policies, Sync, Testing};
+use halo_runtime::config::{Config, Network, Packages, Policies, Sync, Testing};
 use halo_runtime::{Concealment, SyncMode};
 use toml::{Table, Value};
 
@@ -39,6 +39,10 @@ fn filled() -> Config {
         threads: Some(2),
         memory: Some(1),
         start: Some(0.5),
+        packages: Packages {
+            folder: Some("models".into()),
+            limit: Some(1),
+        },
         network: Network {
             cluster: "home".into(),
             mode: Mode::Client,

@@ -1,4 +1,4 @@
-//! Requests and replies on the control plane: JSON over zenoh's queries, on the reliable link.
+//! Requests and replies on the control plane, over zenoh's queries, on the reliable link: JSON, or bytes in bulk.
 
 use std::fmt;
 use std::future::Future;
@@ -21,8 +21,24 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Calls of one service that may be under way at once; more are refused.
 const MAX_CONCURRENT: usize = 64;
 
+/// A kind of requests: the part of their keys that names it, and their priority.
+#[derive(Clone, Copy)]
+pub(crate) struct Plane {
+    key: &'static str,
+    priority: Priority,
+}
+
 /// Above bulk data, below tensors: a call neither waits for the one nor delays the other.
-const PRIORITY: Priority = Priority::InteractiveLow;
+pub(crate) const CONTROL: Plane = Plane {
+    key: "control",
+    priority: Priority::InteractiveLow,
+};
+
+/// Below everything else.
+pub(crate) const BULK: Plane = Plane {
+    key: "bulk",
+    priority: Priority::Background,
+};
 
 /// How often a caller looks whether the node has become reachable.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
@@ -55,13 +71,16 @@ struct Envelope {
 }
 
 /// What a handler gives back: the answer, or the reason why there is none.
-pub type HandlerFuture =
-    Pin<Box<dyn Future<Output = Result<serde_json::Value, String>> + Send + 'static>>;
+pub type HandlerFuture<T = serde_json::Value> =
+    Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'static>>;
 
 /// What answers requests. Called once for each; several may be under way at once.
-pub trait Handler: Fn(Call) -> HandlerFuture + Send + Sync + 'static {}
+pub trait Handler<T = serde_json::Value>:
+    Fn(Call) -> HandlerFuture<T> + Send + Sync + 'static
+{
+}
 
-impl<F: Fn(Call) -> HandlerFuture + Send + Sync + 'static> Handler for F {}
+impl<T, F: Fn(Call) -> HandlerFuture<T> + Send + Sync + 'static> Handler<T> for F {}
 
 /// Keeps a handler answering; dropping it stops that. Calls under way are finished.
 ///
@@ -77,17 +96,22 @@ impl fmt::Debug for Service {
     }
 }
 
-/// Answers requests to this node.
-pub(crate) async fn serve(
+/// Answers requests of one kind to this node; `write` makes bytes of an answer.
+pub(crate) async fn serve<T: Send + 'static>(
     session: &zenoh::Session,
     config: &FabricConfig,
-    handler: impl Handler,
+    plane: Plane,
+    handler: impl Handler<T>,
+    write: fn(T) -> Vec<u8>,
 ) -> Result<Service, FabricError> {
     let handler = Arc::new(handler);
     let slots = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let runtime = tokio::runtime::Handle::current();
     let queryable = session
-        .declare_queryable(format!("halo/{}/control/{}/*", config.cluster, config.node))
+        .declare_queryable(format!(
+            "halo/{}/{}/{}/*",
+            config.cluster, plane.key, config.node
+        ))
         .complete(true)
         .callback(move |query| {
             let handler = Arc::clone(&handler);
@@ -103,7 +127,7 @@ pub(crate) async fn serve(
                             // Nobody waits any more.
                             return;
                         };
-                        answer
+                        answer.map(write)
                     }
                 };
                 reply(&query, answer).await;
@@ -142,9 +166,8 @@ fn read_call(query: &Query) -> Result<(Call, Duration), String> {
 }
 
 /// Sends an answer or a refusal.
-async fn reply(query: &Query, answer: Result<serde_json::Value, String>) {
-    let answer = answer.and_then(|value| {
-        let bytes = value.to_string().into_bytes();
+async fn reply(query: &Query, answer: Result<Vec<u8>, String>) {
+    let answer = answer.and_then(|bytes| {
         if bytes.len() > MAX_MESSAGE_BYTES {
             Err(format!("the answer of {} bytes is too large", bytes.len()))
         } else {
@@ -153,12 +176,7 @@ async fn reply(query: &Query, answer: Result<serde_json::Value, String>) {
     });
     let sent = match answer {
         // Answers go by the request's priority and congestion control.
-        Ok(bytes) => {
-            query
-                .reply(query.key_expr(), bytes)
-                .encoding(Encoding::APPLICATION_JSON)
-                .await
-        }
+        Ok(bytes) => query.reply(query.key_expr(), bytes).await,
         Err(reason) => query.reply_err(reason).encoding(REFUSAL).await,
     };
     if let Err(error) = sent {
@@ -166,7 +184,7 @@ async fn reply(query: &Query, answer: Result<serde_json::Value, String>) {
     }
 }
 
-/// Asks a node.
+/// Asks a node for something in JSON.
 pub(crate) async fn call<Q: Serialize, R: DeserializeOwned>(
     session: &zenoh::Session,
     config: &FabricConfig,
@@ -175,6 +193,24 @@ pub(crate) async fn call<Q: Serialize, R: DeserializeOwned>(
     request: &Q,
     timeout: Duration,
 ) -> Result<R, CallError> {
+    let answer = ask(session, config, CONTROL, to, operation, request, timeout).await?;
+    serde_json::from_slice(&answer.to_bytes()).map_err(|error| CallError::Malformed {
+        node: to.clone(),
+        operation: operation.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Asks a node.
+pub(crate) async fn ask<Q: Serialize>(
+    session: &zenoh::Session,
+    config: &FabricConfig,
+    plane: Plane,
+    to: &NodeId,
+    operation: &str,
+    request: &Q,
+    timeout: Duration,
+) -> Result<ZBytes, CallError> {
     let malformed = |reason: String| CallError::Malformed {
         node: to.clone(),
         operation: operation.to_owned(),
@@ -206,9 +242,12 @@ pub(crate) async fn call<Q: Serialize, R: DeserializeOwned>(
     }
     let deadline = tokio::time::Instant::now() + timeout;
     let querier = session
-        .declare_querier(format!("halo/{}/control/{to}/{operation}", config.cluster))
+        .declare_querier(format!(
+            "halo/{}/{}/{to}/{operation}",
+            config.cluster, plane.key
+        ))
         .congestion_control(CongestionControl::Block)
-        .priority(PRIORITY)
+        .priority(plane.priority)
         .timeout(timeout)
         .await
         .map_err(failed)?;
@@ -240,8 +279,7 @@ pub(crate) async fn call<Q: Serialize, R: DeserializeOwned>(
         Ok(sample) if sample.payload().len() > MAX_MESSAGE_BYTES => {
             Err(too_large(sample.payload().len()))
         }
-        Ok(sample) => serde_json::from_slice(&sample.payload().to_bytes())
-            .map_err(|e| malformed(e.to_string())),
+        Ok(sample) => Ok(sample.payload().clone()),
         Err(error) if *error.encoding() == Encoding::from(REFUSAL) => Err(CallError::Refused {
             node: to.clone(),
             operation: operation.to_owned(),

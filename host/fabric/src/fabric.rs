@@ -12,6 +12,7 @@ use zenoh::pubsub::Subscriber;
 use zenoh::query::Queryable;
 
 use crate::config::Prepared;
+use crate::control::{BULK, CONTROL};
 use crate::membership::Membership;
 use crate::receive::DataPlane;
 use crate::roster::Roster;
@@ -169,7 +170,42 @@ impl Fabric {
     ///
     /// If the session is closed.
     pub async fn serve(&self, handler: impl Handler) -> Result<Service, FabricError> {
-        control::serve(&self.inner.session, &self.inner.config, handler).await
+        let Inner {
+            session, config, ..
+        } = &*self.inner;
+        let write = |value: serde_json::Value| value.to_string().into_bytes();
+        control::serve(session, config, CONTROL, handler, write).await
+    }
+
+    /// Fetches bytes from a node, as [`call`](Self::call) does JSON, but with a lower priority than everything else.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not answer in time or refuses, or the bytes are too many.
+    pub async fn fetch<Q: Serialize>(
+        &self,
+        from: &NodeId,
+        operation: &str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let Inner {
+            session, config, ..
+        } = &*self.inner;
+        let bytes = control::ask(session, config, BULK, from, operation, request, timeout);
+        Ok(bytes.await?.to_bytes().into_owned())
+    }
+
+    /// Answers other nodes' [`fetch`](Self::fetch) until the service is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the session is closed.
+    pub async fn serve_bulk(&self, handler: impl Handler<Vec<u8>>) -> Result<Service, FabricError> {
+        let Inner {
+            session, config, ..
+        } = &*self.inner;
+        control::serve(session, config, BULK, handler, |bytes| bytes).await
     }
 
     /// The link to another node. It is made once and kept, whether the node is there or not.

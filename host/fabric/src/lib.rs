@@ -5,13 +5,15 @@
 //! * the **data plane** carries tensors in single datagrams over UDP. Nothing is sent again by itself: a packet
 //!   arrives within a round trip or not at all, and whoever needs it asks again. It is synchronous: any thread
 //!   sends, and packets arrive by callback on zenoh's threads.
-//! * the **control plane** carries JSON requests and replies over TCP, reliably. It is asynchronous.
+//! * the **control plane** carries requests and replies over TCP, reliably: JSON, and bytes in bulk behind everything else. It is
+//!   asynchronous.
 //!
 //! | key | what |
 //! | --- | --- |
 //! | `halo/{cluster}/node/{node}/{session}` | liveliness token of a member |
 //! | `halo/{cluster}/alive/{node}` | whether a node is alive |
 //! | `halo/{cluster}/control/{node}/{operation}` | requests to a node |
+//! | `halo/{cluster}/bulk/{node}/{operation}` | requests that are answered with bytes |
 //! | `halo/{cluster}/data/{to}/{from}` | packets of one directed pair of nodes |
 //!
 //! A tensor of `rows` by `width` values is cut into chunks, each one contiguous range of one row with its own

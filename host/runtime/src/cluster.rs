@@ -114,6 +114,9 @@ pub(crate) fn summary(
     let others = found.iter().filter(|(node, _)| **node != own.node);
     let lines = others.map(|(node, answer)| match answer {
         Ok(p) if !p.serves => format!("{node} only leads"),
+        Ok(p) if p.model.is_empty() => {
+            format!("{node} has no model yet (`halo model push` gives it one)")
+        }
         Ok(p) if p.model != own.model => {
             format!("{node} has another model (`halo model inspect` shows each one's identity)")
         }

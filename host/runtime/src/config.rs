@@ -26,6 +26,8 @@ pub struct Config {
     pub memory: Option<u64>,
     /// A model on this machine alone: the share of every layer's importance that is loaded before the first token.
     pub start: Option<f64>,
+    /// Packages that other nodes give.
+    pub packages: Packages,
     /// How to reach the other nodes.
     pub network: Network,
     /// How rounds are synchronised, when this node leads.
@@ -62,6 +64,16 @@ impl Default for Network {
             scouting: true,
         }
     }
+}
+
+/// `[packages]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Packages {
+    /// The folder in which they are kept; by default `models` in the data folder.
+    pub folder: Option<PathBuf>,
+    /// Bytes that they may take; by default what the disk has.
+    pub limit: Option<u64>,
 }
 
 /// `[sync]`

@@ -154,6 +154,11 @@ pub enum NodeError {
     /// The first generation could not be set up.
     #[error(transparent)]
     Generation(#[from] GenerationError),
+    /// There is nowhere to keep a package that comes from another node.
+    #[error(
+        "there is no model, and no folder to keep one in that another node gives; name a model with --model, or a folder with --cache"
+    )]
+    NoCache,
     /// A node did not do what it was asked for.
     #[error(transparent)]
     Call(#[from] CallError),

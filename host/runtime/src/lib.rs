@@ -28,6 +28,7 @@ mod messages;
 mod node;
 mod operations;
 mod outgoing;
+pub mod packages;
 mod pieces;
 mod ping;
 mod plan;

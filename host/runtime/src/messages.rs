@@ -16,6 +16,16 @@ pub(crate) const COUNTERS: &str = "counters";
 pub(crate) const LOADING: &str = "loading";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
+/// `model-offer`: which package do you compute with? Asked with no body.
+pub(crate) const MODEL_OFFER: &str = "model-offer";
+/// `model-take`: take this package.
+pub(crate) const MODEL_TAKE: &str = "model-take";
+/// `model-taking`: how far are you with taking this package?
+pub(crate) const MODEL_TAKING: &str = "model-taking";
+/// `model-list`, in bulk: give me the list of a package's pieces.
+pub(crate) const MODEL_LIST: &str = "model-list";
+/// `model-piece`, in bulk: give me this piece of a package.
+pub(crate) const MODEL_PIECE: &str = "model-piece";
 /// `policy-list`: which policies a node has.
 pub(crate) const POLICY_LIST: &str = "policy-list";
 /// `policy-state`: which policies are in force, and were. Asked with no body.
@@ -49,7 +59,7 @@ pub struct Profile {
     pub threads: usize,
     /// Whether it computes for others.
     pub serves: bool,
-    /// What its model's weights are; see `Package::identity`.
+    /// What its model's weights are; see `Package::identity`. Nothing if it has none yet.
     pub model: String,
     /// Measured speed with this model, in neuron groups per second.
     pub speed: f32,

@@ -9,6 +9,7 @@ use halo_fabric::{
 };
 use halo_models::Package;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::assignments::Assignments;
 use crate::config::{Config, SyncMode};
@@ -18,6 +19,7 @@ use crate::inbox::{LeaderInbox, LeaderOutbox, inbox, leader_inbox};
 use crate::leader::Leader;
 use crate::messages::Profile;
 use crate::operations::Operations;
+use crate::packages::{self, Giver, Taker};
 use crate::ping::{Ping, Pinged};
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
@@ -41,9 +43,10 @@ pub struct Node {
     profile: Profile,
     /// Where packets for the generation that this node leads go, while it leads one.
     leading: Arc<Mutex<Option<LeaderOutbox>>>,
+    taker: Taker,
     stop: watch::Sender<bool>,
     _receiver: Receiver,
-    _service: Service,
+    _services: [Service; 2],
 }
 
 impl Node {
@@ -82,9 +85,20 @@ impl Node {
         let assignments = Assignments::new(engine.clone(), package.clone(), profile.memory);
         let leading = Arc::new(Mutex::new(None::<LeaderOutbox>));
         let receiver = receive(&fabric, &assignments, package, serves, &leading)?;
+        let cache = packages::cache(&config.packages);
+        if let Some(cache) = cache.as_ref().filter(|_| serves)
+            && let Err(error) = cache.note_served(package)
+        {
+            warn!("after a restart this node will not know which package it served: {error}");
+        }
+        let giver = Giver::new(fabric.clone(), package.clone(), None);
+        let taker = Taker::new(fabric.clone(), cache.filter(|_| serves), Some(package));
+        let giving = giver.serve().await?;
         let operations = Operations {
             fabric: fabric.clone(),
             assignments: assignments.clone(),
+            giver,
+            taker: taker.clone(),
             policies: Arc::clone(&policies),
             profile: profile.clone(),
         };
@@ -106,15 +120,21 @@ impl Node {
             fabric,
             profile,
             leading,
+            taker,
             stop,
             _receiver: receiver,
-            _service: service,
+            _services: [service, giving],
         })
     }
 
     /// What the node is.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// The package that another node gave it last, and every further one. Nothing before the first.
+    pub fn given(&self) -> watch::Receiver<Option<Package>> {
+        self.taker.taken()
     }
 
     /// Its place on the network.
@@ -309,7 +329,7 @@ pub fn fabric_config(config: &Config) -> Result<FabricConfig, NodeError> {
     })
 }
 
-fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
+pub(crate) fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
     let memory = config
         .memory
         .or_else(|| Some((memory::available()? as f64 * MEMORY_SHARE) as u64));

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::assignments::Assignments;
 use crate::error::NodeError;
 use crate::messages::{self, Profile};
+use crate::packages::{Giver, Taker};
 use crate::policies::Policies;
 use crate::temperature::temperature;
 
@@ -19,6 +20,8 @@ use crate::temperature::temperature;
 pub(crate) struct Operations {
     pub(crate) fabric: Fabric,
     pub(crate) assignments: Assignments,
+    pub(crate) giver: Giver,
+    pub(crate) taker: Taker,
     pub(crate) policies: Arc<Policies>,
     pub(crate) profile: Profile,
 }
@@ -50,6 +53,9 @@ impl Operations {
                 let alive = self.fabric.members().borrow().clone();
                 blocking(move || self.assignments.load(&wish, &alive)).await
             }
+            messages::MODEL_OFFER => value(&self.giver.offer().await?),
+            messages::MODEL_TAKE => value(&self.taker.take(parse(call.body)?, call.from)?),
+            messages::MODEL_TAKING => value(&self.taker.taking(&parse(call.body)?)),
             messages::POLICY_LIST => {
                 blocking(move || self.policies.list().map_err(|e| e.to_string())).await
             }
@@ -104,11 +110,11 @@ async fn blocking<T: Serialize + Send + 'static>(
     )
 }
 
-fn parse<T: DeserializeOwned>(body: Value) -> Result<T, String> {
+pub(crate) fn parse<T: DeserializeOwned>(body: Value) -> Result<T, String> {
     serde_json::from_value(body)
         .map_err(|e| format!("not understood: {e}; do both nodes run the same version of HALO?"))
 }
 
-fn value<T: Serialize>(value: &T) -> Result<Value, String> {
+pub(crate) fn value<T: Serialize>(value: &T) -> Result<Value, String> {
     serde_json::to_value(value).map_err(|e| e.to_string())
 }

@@ -261,7 +261,8 @@ impl Planner {
         known.asked.remove(&node);
         match answer {
             Ok(profile) => {
-                if profile.serves && profile.model != self.package.identity() {
+                let other = !profile.model.is_empty() && profile.model != self.package.identity();
+                if profile.serves && other {
                     warn!("{node} has another model, so it cannot help with this one");
                 }
                 known.suspects.remove(&node);

@@ -1,6 +1,7 @@
 //! Tests of the package format through its public interface, with models made on the spot and the default model.
 
 mod chat;
+mod download;
 mod gguf;
 mod gguf_file;
 mod gguf_refusals;

@@ -10,6 +10,7 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod ping;
 pub(crate) mod policy;
+pub(crate) mod push;
 pub(crate) mod random;
 pub(crate) mod router;
 pub(crate) mod run;

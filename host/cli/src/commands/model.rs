@@ -6,13 +6,13 @@ use clap::Subcommand;
 use halo_models::{ImportOptions, Package, WeightFormat, import};
 use owo_colors::OwoColorize;
 
-use crate::commands::{calibrate, random};
+use crate::commands::{calibrate, push, random};
 use crate::model_path;
 use crate::options::Global;
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Import, inspect and calibrate models
+/// Import, inspect, calibrate and pass on models
 ///
 /// A model is a package: a folder with a manifest, the tokenizer, and the weights by neuron group.
 #[derive(Debug, Subcommand)]
@@ -82,6 +82,7 @@ pub(crate) enum Model {
         /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
         model: Option<PathBuf>,
     },
+    Push(push::Push),
     Calibrate(calibrate::Calibrate),
     Random(random::Random),
 }
@@ -149,6 +150,7 @@ impl Model {
                 }
                 Ok(ExitCode::SUCCESS)
             }
+            Self::Push(push) => crate::on_runtime(push.execute(global, output)),
             Self::Calibrate(calibrate) => calibrate.execute(global, output),
             Self::Random(random) => random.execute(output),
         }

@@ -184,13 +184,52 @@ impl Cluster {
         self.workers.last_mut().expect("the one just added")
     }
 
-    /// Options of every node.
+    /// Starts a worker that has no model but what it was given before under this name, at an address that the leader is told.
+    pub(crate) fn start_bare(&mut self, name: &str, options: &[&str]) -> &mut Worker {
+        let port = free_port();
+        let mut command = halo(["node", "--json", "--cluster", &self.name, "--name", name]);
+        command
+            .args(listening_at(port))
+            .args(["--no-model", "--cache"]);
+        command.arg(self.cache(name)).args(options);
+        self.common(&mut command, name, 1);
+        self.workers.retain(|worker| worker.name != name);
+        self.workers.push(Worker {
+            process: Process::start(name, command),
+            name: name.to_owned(),
+            port,
+        });
+        self.workers.last_mut().expect("the one just added")
+    }
+
+    /// Where a worker without a model keeps what it is given.
+    pub(crate) fn cache(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}-packages"))
+    }
+
+    /// `halo model push` of the cluster's model.
+    pub(crate) fn pushing(&self, options: &[&str]) -> Command {
+        let mut command = halo(["model", "push", "--json", "--no-scouting"]);
+        command.args(["--cluster", &self.name]).args(options);
+        for address in self.addresses() {
+            command.args(["--connect", &address]);
+        }
+        command.arg(self.setup.model.folder());
+        command
+    }
+
+    /// Options of every node with a model.
     fn node(&self, command: &mut Command, name: &str, seed: u64) {
+        command.arg("--model").arg(self.setup.model.folder());
+        self.common(command, name, seed);
+    }
+
+    /// Options of every node.
+    fn common(&self, command: &mut Command, name: &str, seed: u64) {
         command.args(["--threads", "1"]);
         command.args(["--memory", &self.memory().to_string()]);
         command.args(["--loss", &self.setup.loss.to_string()]);
         command.args(["--loss-seed", &seed.to_string()]);
-        command.arg("--model").arg(self.setup.model.folder());
         command.arg("--config").arg(self.config(name));
     }
 
@@ -404,12 +443,17 @@ impl Cluster {
 }
 
 impl Worker {
-    fn wait_ready(&mut self) {
-        let ready: Option<Value> = self.process.next();
+    pub(crate) fn wait_ready(&mut self) {
+        self.wait_for("ready");
+    }
+
+    /// Takes its next event, which must be this one.
+    pub(crate) fn wait_for(&mut self, event: &str) {
+        let next: Option<Value> = self.process.next();
         assert_eq!(
-            ready.as_ref().map(|r| &r["event"]),
-            Some(&Value::from("ready")),
-            "{} did not start: {ready:?}",
+            next.as_ref().map(|next| &next["event"]),
+            Some(&Value::from(event)),
+            "{} did not come so far: {next:?}",
             self.name
         );
     }

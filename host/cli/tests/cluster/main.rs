@@ -13,6 +13,7 @@ mod leader;
 mod leaders;
 mod lossy_link;
 mod model;
+mod packages;
 mod partition;
 mod ping;
 mod policies;
