@@ -12,12 +12,17 @@ mod options;
 mod output;
 mod progress;
 mod session;
+mod trace;
+
+pub use halo_fabric::FEW_THREADS as ZENOH_THREADS;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::options::Global;
 use crate::output::Output;
@@ -151,15 +156,18 @@ fn start_log(global: &Global) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("HALO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(global.verbose > 1);
     // Those who ask for no more than warnings get them as plain as errors.
-    if global.verbose > 0 {
-        log.init();
+    let log = if global.verbose > 0 {
+        log.boxed()
     } else {
-        log.without_time().init();
-    }
+        log.without_time().boxed()
+    };
+    tracing_subscriber::registry()
+        .with(log.with_filter(filter))
+        .with(halo_runtime::timeline::layer())
+        .init();
 }

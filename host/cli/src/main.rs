@@ -5,22 +5,29 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    no_telemetry();
+    set_environment();
     give_memory_back();
     halo_cli::main()
 }
 
-/// Keeps ONNX Runtime from calling home.
+/// Keeps ONNX Runtime from calling home, and zenoh from passing packets through one thread after the other.
 ///
-/// On Linux it does so by default since 1.29. Its function that switches telemetry off needs an environment, and making one
-/// already writes an identifier into the user's cache folder and opens the uploader. Only this variable comes early enough.
+/// ONNX Runtime does call home on Linux by default since 1.29. Its function that switches telemetry off needs an environment, and
+/// making one already writes an identifier into the user's cache folder and opens the uploader. Only this variable comes early enough.
 #[allow(
     unsafe_code,
     reason = "there is no other way to set an environment variable of one's own process"
 )]
-fn no_telemetry() {
+fn set_environment() {
+    let (threads, few) = halo_cli::ZENOH_THREADS;
+    let asked_for = std::env::var_os(threads).is_some();
     // SAFETY: the process has one thread, so nobody reads the environment at the same time.
-    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+    unsafe {
+        std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
+        if !asked_for {
+            std::env::set_var(threads, few);
+        }
+    }
 }
 
 /// Has whatever is large given back to the system when it is freed.

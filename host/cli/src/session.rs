@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions, packed_backbone_bytes};
-use halo_fabric::Transport;
+use halo_fabric::{NodeId, Transport};
 use halo_models::Package;
 use halo_runtime::{
     AloneOptions, Config, Finish, Generator, Node, Plan, Report, Request, SyncMode, Token, cluster,
-    memory,
+    memory, timeline,
 };
 use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use crate::options::{
 };
 use crate::output::{self, Output};
 use crate::progress;
+use crate::trace::TraceFile;
 
 /// Which model, where its parts are computed, and how.
 #[derive(Debug, Args)]
@@ -221,6 +222,30 @@ impl Session {
         let rest = report.as_ref().map_or("", |report| &report.text[shown..]);
         let _ = output.piece(&format!("{rest}\n"));
         Ok(report?)
+    }
+
+    /// Begins to record what each node does.
+    pub(crate) async fn record(&self) {
+        let Some(node) = &self.node else {
+            return timeline::begin_here();
+        };
+        for (worker, why) in node.record().await {
+            tracing::warn!("{worker} is not in the trace: {why}");
+        }
+    }
+
+    /// Ends recording, writes what was recorded, and says what that is.
+    pub(crate) async fn trace(&self, file: TraceFile) -> Result<String> {
+        let (leader, timelines) = match &self.node {
+            Some(node) => (node.fabric().node().clone(), node.recording().await),
+            None => {
+                let own: NodeId = cluster::host_name().parse()?;
+                (own.clone(), [(own, timeline::end_here())].into())
+            }
+        };
+        let said = file.said(&leader, &timelines);
+        file.write(&leader, &timelines)?;
+        Ok(said)
     }
 
     /// Leaves the cluster, if there is one.

@@ -1,5 +1,6 @@
 //! How weights come into memory, and how much of it they take.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -55,6 +56,35 @@ fn a_model_larger_than_the_memory_writes_the_same_text() {
     assert_eq!(whole["counts"]["weights_read"], 0);
     // Half of 14 MB of groups at least, for 40 passes.
     assert!(streamed["counts"]["weights_read"].as_u64().unwrap() > 40 * 5_000_000);
+}
+
+#[test]
+fn the_next_layers_weights_are_read_while_this_ones_compute() {
+    let home = home();
+    let trace = home.path().join("trace.json");
+    generate(
+        &home,
+        &["--memory", "9MB", "--trace", trace.to_str().unwrap()],
+    );
+    let trace: Value = serde_json::from_slice(&fs::read(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let named = |name: &'static str| {
+        let events = events.iter().filter(move |event| event["name"] == name);
+        events.map(|event| {
+            let begin = event["ts"].as_f64().unwrap();
+            let layer = event["args"]["layer"].as_u64().unwrap();
+            (begin, begin + event["dur"].as_f64().unwrap(), layer)
+        })
+    };
+    let computing: Vec<_> = named("feed-forward")
+        .chain(named("streamed feed-forward"))
+        .collect();
+    let beside = |(begin, end, layer): &(f64, f64, u64)| {
+        computing
+            .iter()
+            .any(|c| c.0 < *end && *begin < c.1 && c.2 != *layer)
+    };
+    assert!(named("read").any(|read| beside(&read)));
 }
 
 #[test]

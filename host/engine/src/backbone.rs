@@ -1,6 +1,7 @@
 use halo_models::Package;
+use tracing::trace_span;
 
-use crate::{Attention, Engine, EngineError, Head, KvCache, Part};
+use crate::{Attention, Engine, EngineError, Head, KvCache, Part, TIMELINE};
 
 /// What the leader of a generation always has: embedding, every layer's attention, the output head. The feed-forward is the
 /// caller's, since its groups may be anywhere.
@@ -127,8 +128,10 @@ impl Backbone {
         source.begin(&hidden)?;
         let (mut normed, mut sum) = (vec![0f32; hidden.len()], vec![0f32; hidden.len()]);
         for layer in 0..self.package.shape().layers {
-            self.attention
-                .run(layer, &mut parts, &mut hidden, &mut normed)?;
+            trace_span!(target: TIMELINE, "attention", layer).in_scope(|| {
+                self.attention
+                    .run(layer, &mut parts, &mut hidden, &mut normed)
+            })?;
             sum.fill(0.0);
             source.step(FeedForwardStep {
                 layer,
@@ -152,6 +155,6 @@ impl Backbone {
     ///
     /// The buffer does not fit, or ONNX Runtime fails.
     pub fn logits(&mut self, hidden: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
-        self.head.run(hidden, logits)
+        trace_span!(target: TIMELINE, "output head").in_scope(|| self.head.run(hidden, logits))
     }
 }

@@ -5,8 +5,11 @@ mod stream;
 mod unpacked;
 
 use halo_models::Package;
+use tracing::trace_span;
 
-use crate::{Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder, StreamPlan};
+use crate::{
+    Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder, StreamPlan, TIMELINE,
+};
 
 use block::Block;
 pub use loader::Loaded;
@@ -216,9 +219,11 @@ impl FeedForward {
             });
         };
         partial.fill(0.0);
+        let computing = trace_span!(target: TIMELINE, "feed-forward", layer).entered();
         for block in blocks {
             block.run(normed, partial, observed.as_deref_mut())?;
         }
+        drop(computing);
         match &mut self.stream {
             Some(stream) => stream.add(layer, normed, partial),
             None => Ok(()),

@@ -25,6 +25,9 @@ mod products;
 mod rope;
 mod weights;
 
+/// Target of the `tracing` spans that say what is computed, read or waited for when.
+pub const TIMELINE: &str = "halo::timeline";
+
 pub use attention::{Attention, Part};
 pub use backbone::{Backbone, Continuation, FeedForwardSource, FeedForwardStep};
 pub use engine::{Engine, EngineOptions};

@@ -39,6 +39,7 @@ mod receive;
 mod roster;
 mod session;
 mod tensor;
+mod threads;
 mod vigil;
 mod wire;
 
@@ -54,4 +55,5 @@ pub use link::Link;
 pub use node_id::{InvalidName, NodeId};
 pub use receive::Receiver;
 pub use tensor::{Accepted, Assembly, Rejection, TensorShape, WINDOW};
+pub use threads::FEW_THREADS;
 pub use wire::{ASK_PARTIAL, HEADER_BYTES, Header, Kind, MAX_BODY_BYTES, MAX_PACKET_BYTES, Packet};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep};
+use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep, TIMELINE};
 use halo_fabric::{Fabric, Header, Kind, TensorShape, Transport};
 use halo_models::Package;
 use halo_policy::{Debtor, Order, Round as Admission, Verdict};
-use tracing::{info, warn};
+use tracing::{info, trace_span, warn};
 
 use crate::arrival::Arrivals;
 use crate::concealer::Concealer;
@@ -108,13 +108,17 @@ impl Leader {
     /// One attempt at a round. True if the sum is there, false if it must be done again on a new plan.
     fn attempt(&mut self, step: &mut FeedForwardStep<'_>) -> Result<bool, GenerationError> {
         let layer = step.layer;
+        let (generation, number) = (self.generation, self.step);
+        let _round =
+            trace_span!(target: TIMELINE, "round", layer, step = number, generation).entered();
         let rows = step.normed.len() / self.width;
         let debtors = self.exchange.debtors(&self.plan, layer);
         let shares: Vec<f32> = debtors
             .iter()
             .map(|w| self.share(self.exchange.worker(*w).device, layer))
             .collect();
-        let verdict = self.verdict(layer, rows, &debtors, &shares);
+        let verdict = trace_span!(target: TIMELINE, "admit", layer)
+            .in_scope(|| self.verdict(layer, rows, &debtors, &shares));
 
         let activation = TensorShape::new(rows, self.width, self.sync.activation)?;
         let name = Header {
@@ -124,18 +128,22 @@ impl Leader {
             step: self.step,
             ..Header::of_tensor(Kind::Activation, &activation)
         };
+        let sending = trace_span!(target: TIMELINE, "send", layer).entered();
         let sent =
             self.exchange
                 .fan_out(&activation, step.normed, &name, &debtors, &verdict.orders);
         // zenoh sends from threads of its own. On a machine with one core they would wait until this one has computed its share, and
         // the workers would begin when it ends.
         thread::yield_now();
+        drop(sending);
         self.feed_forward.run(layer, step.normed, step.sum)?;
         // The answers are under way: time to predict the next layer.
-        self.predict(layer + 1, step.hidden);
+        trace_span!(target: TIMELINE, "predict", layer = layer + 1)
+            .in_scope(|| self.predict(layer + 1, step.hidden));
 
         let mut round = self.round(rows, &debtors, &verdict)?;
-        self.exchange.fan_in(&mut round, &debtors, &sent);
+        trace_span!(target: TIMELINE, "wait", layer)
+            .in_scope(|| self.exchange.fan_in(&mut round, &debtors, &sent));
         for suspect in round.suspects(sent.elapsed()) {
             let worker = debtors[suspect];
             warn!(worker = %self.exchange.worker(worker).node, layer, "did not answer within the bound");

@@ -45,6 +45,7 @@ pub mod speed;
 mod stop_strings;
 mod telemetry;
 mod temperature;
+pub mod timeline;
 mod worker;
 
 pub use alone::{ALONE_ROWS, AloneOptions};

@@ -14,6 +14,8 @@ pub(crate) const PROFILE: &str = "profile";
 pub(crate) const COUNTERS: &str = "counters";
 /// `loading`: how far a node is with loading what it computes for others. Asked with no body.
 pub(crate) const LOADING: &str = "loading";
+/// `timeline`: record what you do, and tell it.
+pub(crate) const TIMELINE: &str = "timeline";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
 /// `model-offer`: which package do you compute with? Asked with no body.

@@ -1,11 +1,13 @@
 //! One host process: its engine, its place on the network, what it computes for others, and what it leads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use halo_engine::{Engine, EngineOptions};
 use halo_fabric::{
-    ASK_PARTIAL, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver, Service,
+    ASK_PARTIAL, CallError, Fabric, FabricConfig, Faults, Kind as PacketKind, NodeId, Receiver,
+    Service,
 };
 use halo_models::Package;
 use tokio::sync::watch;
@@ -25,7 +27,7 @@ use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::planner::Planner;
 use crate::policies::Policies;
-use crate::{cluster, memory, rollout, speed, worker};
+use crate::{cluster, memory, rollout, speed, timeline, worker};
 
 /// Share of the available memory that feed-forward groups may take if the configuration does not say.
 const MEMORY_SHARE: f64 = 0.5;
@@ -263,6 +265,23 @@ impl Node {
         tokio::task::spawn_blocking(move || ping.run(rounds, copies))
             .await
             .map_err(|e| NodeError::Task(e.to_string()))
+    }
+
+    /// Begins to record what this node and the cluster's workers do. Gives the workers that do not record, and why.
+    pub async fn record(&self) -> BTreeMap<NodeId, CallError> {
+        timeline::begin(&self.fabric, self.recorded()).await
+    }
+
+    /// Ends recording, and gives what every node did, by this node's clock.
+    pub async fn recording(&self) -> BTreeMap<NodeId, Vec<timeline::Span>> {
+        timeline::end(&self.fabric, self.recorded()).await
+    }
+
+    /// Whose recording is wanted.
+    fn recorded(&self) -> BTreeSet<NodeId> {
+        let mut others = self.fabric.members().borrow().clone();
+        others.remove(self.fabric.node());
+        others
     }
 
     async fn no_workers(&self, wanted: usize, patience: Duration) -> NodeError {

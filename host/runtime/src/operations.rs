@@ -14,6 +14,7 @@ use crate::messages::{self, Profile};
 use crate::packages::{Giver, Taker};
 use crate::policies::Policies;
 use crate::temperature::temperature;
+use crate::timeline;
 
 /// The parts of a node that other nodes ask something of.
 #[derive(Debug, Clone)]
@@ -45,6 +46,10 @@ impl Operations {
             }),
             messages::COUNTERS => value(&self.fabric.counters()),
             messages::LOADING => value(&self.assignments.loading()),
+            messages::TIMELINE => {
+                let wish: timeline::Wish = parse(call.body)?;
+                blocking(move || Ok(timeline::answer(wish))).await
+            }
             messages::ASSIGN => {
                 if !self.profile.serves {
                     return Err("this node leads but does not compute for others".into());

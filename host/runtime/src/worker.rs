@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 
+use halo_engine::TIMELINE;
 use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, TensorShape, WINDOW};
-use tracing::{debug, warn};
+use tracing::{debug, trace_span, warn};
 
 use crate::assignments::{Assignment, Assignments};
 use crate::gathering::{Gathering, Step};
@@ -124,16 +125,30 @@ impl Worker<'_> {
             Step::Nothing => {}
             Step::Useless => self.fabric.count_useless(),
             Step::Ask => self.ask(index),
-            Step::Compute { copies } => match compute(work, assignment) {
-                Ok(partial) => {
-                    work.partial = Some(partial);
-                    self.answer(index, copies, 0..WINDOW);
-                }
-                Err(error) => {
-                    warn!(leader = %work.key.leader, layer = work.key.layer, "cannot compute: {error}");
-                }
-            },
+            Step::Compute { copies } => self.compute(index, copies, assignment),
             Step::Answer { copies } => self.answer(index, copies, 0..WINDOW),
+        }
+    }
+
+    /// Computes the partial of an activation that is whole, and answers with it.
+    fn compute(&mut self, index: usize, copies: u8, assignment: &mut Assignment) {
+        let work = &mut self.rounds[index];
+        let Key {
+            generation,
+            step,
+            layer,
+            ..
+        } = work.key;
+        let _round = trace_span!(target: TIMELINE, "round", layer, step, generation).entered();
+        match compute(work, assignment) {
+            Ok(partial) => {
+                work.partial = Some(partial);
+                trace_span!(target: TIMELINE, "answer", layer)
+                    .in_scope(|| self.answer(index, copies, 0..WINDOW));
+            }
+            Err(error) => {
+                warn!(leader = %work.key.leader, layer = work.key.layer, "cannot compute: {error}");
+            }
         }
     }
 

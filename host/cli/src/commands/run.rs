@@ -12,6 +12,7 @@ use crate::generation::GenerationOptions;
 use crate::options::{Global, read_text};
 use crate::output::Output;
 use crate::session::{Event, SessionOptions, summary};
+use crate::trace::TraceFile;
 
 /// Continue a text, on this machine or at the head of a cluster
 ///
@@ -22,6 +23,7 @@ use crate::session::{Event, SessionOptions, summary};
   halo run \"Once upon a time\"
   halo run --cluster home --max-tokens 200 \"Once upon a time\"
   echo \"In the beginning\" | halo run --temperature 0.8 --seed 7
+  halo run --cluster home --trace trace.json \"Once upon a time\"
   halo run --stop \"The end\" --json --logprobs 3 \"Once upon a time\"
   halo run --model tinyllama --chat \"Why is the sky blue?\"")]
 pub(crate) struct Run {
@@ -31,6 +33,10 @@ pub(crate) struct Run {
     /// Ask a chat model: the text is a message to answer
     #[arg(long)]
     chat: bool,
+
+    /// Write what each node did when to this file, for https://ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 
     #[command(flatten)]
     session: SessionOptions,
@@ -51,17 +57,28 @@ impl Run {
             request.prompt = conversation.prompt()?;
         }
         self.session.check(&config, &package, &request)?;
+        let trace = self.trace.map(TraceFile::create).transpose()?;
         let mut session = self.session.start(config, package, output).await?;
         if !self.chat {
             // A pipe that is closed ends the generation at the first token.
             let _ = output.piece(&request.prompt);
         }
+        if trace.is_some() {
+            session.record().await;
+        }
         let report = session.generate(&request)?;
+        let recording = match trace {
+            Some(trace) => Some(session.trace(trace).await?),
+            None => None,
+        };
         session.close().await;
         if output.json() {
             output.line(&Event::Done(Box::new(report)))?;
         } else {
             output.note(summary(&report).dimmed());
+        }
+        if let Some(recording) = recording {
+            output.note(recording.dimmed());
         }
         Ok(ExitCode::SUCCESS)
     }

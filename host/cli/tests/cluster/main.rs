@@ -25,3 +25,4 @@ mod status;
 mod strict;
 mod swaps;
 mod topology;
+mod trace;

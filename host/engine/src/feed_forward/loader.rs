@@ -2,10 +2,11 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 
 use halo_models::Package;
+use tracing::trace_span;
 
 use super::block::Block;
 use crate::loading::Batch;
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, TIMELINE};
 
 /// How far loading beside the computation is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +46,8 @@ impl Loader {
         let (engine, shared) = (engine.clone(), package.clone());
         let load = move || {
             for Batch { layer, groups, .. } in batches {
-                let block = Block::load(&engine, &shared, layer, &groups);
+                let block = trace_span!(target: TIMELINE, "load", layer)
+                    .in_scope(|| Block::load(&engine, &shared, layer, &groups));
                 let failed = block.is_err();
                 if sender.send(block).is_err() || failed {
                     return;

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halo_models::Package;
+use tracing::trace_span;
 
 use super::block::regions;
 use super::unpacked;
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, TIMELINE};
 
 /// What streaming has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,6 +100,7 @@ impl Stream {
             return Ok(());
         }
         let begun = Instant::now();
+        let waiting = trace_span!(target: TIMELINE, "wait for the disk", layer).entered();
         loop {
             let arrived = self
                 .arrived
@@ -111,10 +113,12 @@ impl Stream {
             self.order(Order::Evict(arrived))?;
             self.order(Order::Read(layer))?;
         }
+        drop(waiting);
         self.waiting += begun.elapsed();
         if let Some(next) = self.from(layer + 1).or_else(|| self.from(0)) {
             self.order(Order::Read(next))?;
         }
+        let _computing = trace_span!(target: TIMELINE, "streamed feed-forward", layer).entered();
         unpacked::add(
             &self.package,
             (layer, groups),
@@ -173,6 +177,7 @@ impl Reader {
     }
 
     fn read(&self, layer: usize) -> Result<(), EngineError> {
+        let _reading = trace_span!(target: TIMELINE, "read", layer).entered();
         let begun = Instant::now();
         let regions = regions(&self.package, layer, &self.groups[layer])?;
         regions.iter().for_each(|region| region.prefetch());
