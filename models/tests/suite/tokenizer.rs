@@ -198,7 +198,10 @@ proptest! {
         if let Ok(tokenizer) = Package::open(&package).unwrap().tokenizer() {
             let tokens = tokenizer.encode("Hello world! 🦙").unwrap_or_default();
             let _ = tokenizer.decode(&tokens);
-            let _ = streamed(&tokenizer, &[], &tokens);
+            // The library can make nothing of some tokenizers, and says so only when it decodes.
+            let mut stream = tokenizer.decode_stream(&[]);
+            let pieces: Result<Vec<_>, _> = tokens.iter().map(|t| stream.push(*t)).collect();
+            let _ = pieces.and_then(|_| stream.finish());
         }
     }
 }
