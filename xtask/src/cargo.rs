@@ -64,16 +64,36 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("what `{}` prints is not text", words(command)))
 }
 
-/// One line of Cargo's JSON messages: of all its fields, those that say where a program is.
+/// A program that Cargo has built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Its name in its package.
+    pub(crate) name: String,
+    /// Its package's folder.
+    pub(crate) folder: PathBuf,
+    /// Whether it runs tests.
+    pub(crate) test: bool,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
+/// One line of Cargo's JSON messages: of all its fields, those that say what and where a program is.
 #[derive(Debug, Deserialize)]
 struct Message {
-    target: Option<Target>,
+    manifest_path: PathBuf,
+    target: Target,
+    profile: Profile,
     executable: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Target {
     name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    test: bool,
 }
 
 /// Builds the program `name` for this machine and returns where Cargo has put it.
@@ -87,24 +107,33 @@ pub(crate) fn build(name: &str) -> Result<PathBuf> {
 
 /// Builds the program `name` with a `cargo build` for all of the workspace, and returns where Cargo has put it.
 pub(crate) fn program(command: &mut Command, name: &str) -> Result<PathBuf> {
-    command.args(["--bin", name, "--message-format", "json-render-diagnostics"]);
-    let messages = output(command)?;
-    executable(&messages, name)
-        .with_context(|| format!("Cargo built {name} and did not say where it is"))
+    let programs = programs(command.args(["--bin", name]))?;
+    let program = programs.into_iter().find(|program| program.name == name);
+    let program =
+        program.with_context(|| format!("Cargo built {name} and did not say where it is"))?;
+    Ok(program.path)
 }
 
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+/// Builds with a Cargo command, and returns what programs came of it.
+pub(crate) fn programs(command: &mut Command) -> Result<Vec<Program>> {
+    command.args(["--message-format", "json-render-diagnostics"]);
+    Ok(read_programs(&output(command)?))
+}
+
+fn read_programs(messages: &str) -> Vec<Program> {
+    // Lines of other kinds have other fields.
     let messages = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    messages
-        .filter(|message| {
-            message
-                .target
-                .as_ref()
-                .is_some_and(|target| target.name == name)
+    let programs = messages.filter_map(|message| {
+        Some(Program {
+            name: message.target.name,
+            folder: message.manifest_path.parent()?.to_owned(),
+            test: message.profile.test,
+            path: message.executable?,
         })
-        .find_map(|message| message.executable)
+    });
+    programs.collect()
 }
 
 /// How many tests passed and were left out, and which failed.
@@ -147,11 +176,6 @@ impl Counts {
 /// Runs tests of `workspace`, doc tests too. `filter` are the test programs' arguments: parts of names, for example.
 pub(crate) fn test(workspace: Workspace, filter: &[String]) -> (Counts, Result<()>) {
     let mut counts = Counts::default();
-    let result = run_tests(workspace, filter, &mut counts);
-    (counts, result)
-}
-
-fn run_tests(workspace: Workspace, filter: &[String], counts: &mut Counts) -> Result<()> {
     let mut command = workspace.cargo("test");
     command
         .args([
@@ -166,11 +190,17 @@ fn run_tests(workspace: Workspace, filter: &[String], counts: &mut Counts) -> Re
         // The tests write to a pipe, and would not know.
         command.arg("--color=always");
     }
+    let result = run_tests(&mut command, &mut counts);
+    (counts, result)
+}
+
+/// Runs test programs, printing what they print, and adds up what they say.
+pub(crate) fn run_tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| cannot_run(&command))?;
+        .with_context(|| cannot_run(command))?;
     if let Some(output) = child.stdout.take() {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -181,7 +211,7 @@ fn run_tests(workspace: Workspace, filter: &[String], counts: &mut Counts) -> Re
         }
     }
     let status = child.wait()?;
-    ensure!(status.success(), "`{}` failed ({status})", words(&command));
+    ensure!(status.success(), "`{}` failed ({status})", words(command));
     Ok(())
 }
 
@@ -228,16 +258,25 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_found_where_cargo_says() {
+    fn programs_are_found_where_cargo_says() {
         let messages = r#"
-{"reason":"compiler-artifact","target":{"name":"halo","kind":["lib"]},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"other","kind":["bin"]},"executable":"/t/release/other"}
-{"reason":"compiler-artifact","target":{"name":"halo","kind":["bin"]},"executable":"/t/release/halo"}
+{"reason":"compiler-artifact","manifest_path":"/w/cli/Cargo.toml","target":{"name":"halo","kind":["lib"]},"profile":{"test":false},"executable":null}
+{"reason":"compiler-artifact","manifest_path":"/w/cli/Cargo.toml","target":{"name":"halo","kind":["bin"]},"profile":{"test":false},"executable":"/t/release/halo"}
+{"reason":"build-script-executed","package_id":"p"}
+{"reason":"compiler-artifact","manifest_path":"/w/cli/Cargo.toml","target":{"name":"docs","kind":["test"]},"profile":{"test":true},"executable":"/t/release/docs-1"}
 {"reason":"build-finished","success":true}"#;
+        let program = |name: &str, test, path: &str| Program {
+            name: name.into(),
+            folder: "/w/cli".into(),
+            test,
+            path: path.into(),
+        };
         assert_eq!(
-            executable(messages, "halo"),
-            Some(PathBuf::from("/t/release/halo"))
+            read_programs(messages),
+            [
+                program("halo", false, "/t/release/halo"),
+                program("docs", true, "/t/release/docs-1"),
+            ]
         );
-        assert_eq!(executable(messages, "missing"), None);
     }
 }

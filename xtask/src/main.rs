@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod emulation;
 mod glibc;
 mod guide;
 mod lab;
@@ -17,6 +18,7 @@ mod paths;
 mod peers;
 mod pip;
 mod policies;
+mod qemu;
 mod say;
 mod setup;
 mod summary;

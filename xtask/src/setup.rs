@@ -60,17 +60,32 @@ pub(crate) fn ready(args: Args) -> Result<PathBuf> {
     let folder = onnxruntime::folder(&paths::data()?);
     bring(&pin, &folder, args.force, |temporary| match args.wheel {
         Some(wheel) => Ok(wheel),
-        None => {
-            say::step(
-                "Downloading",
-                format_args!(
-                    "ONNX Runtime {VERSION} for {} with pip ({} MB)",
-                    pin.arch, pin.megabytes
-                ),
-            );
-            pip::download(&pin, temporary)
-        }
+        None => download(&pin, temporary),
     })
+}
+
+/// The shared library that HALO is tested with, for this or another architecture, brought if need be.
+pub(crate) fn for_architecture(arch: &str) -> Result<PathBuf> {
+    let pin = Pin::of(arch)?;
+    let mut data = paths::data()?;
+    if arch != env::consts::ARCH {
+        // As that machine's data folder would be.
+        data.push(arch);
+    }
+    bring(&pin, &onnxruntime::folder(&data), false, |temporary| {
+        download(&pin, temporary)
+    })
+}
+
+fn download(pin: &Pin, folder: &Path) -> Result<PathBuf> {
+    say::step(
+        "Downloading",
+        format_args!(
+            "ONNX Runtime {VERSION} for {} with pip ({} MB)",
+            pin.arch, pin.megabytes
+        ),
+    );
+    pip::download(pin, folder)
 }
 
 /// Installs the wheel that `fetch` gets, given a temporary folder, unless `folder` holds the library already.

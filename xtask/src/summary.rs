@@ -19,7 +19,7 @@ pub(crate) enum Done {
 
 #[derive(Debug)]
 struct Row {
-    name: &'static str,
+    name: String,
     result: Result<Done>,
     took: Duration,
 }
@@ -32,8 +32,9 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// Runs one step.
-    pub(crate) fn run(&mut self, name: &'static str, step: impl FnOnce() -> Result<Done>) {
-        say::step("Running", name);
+    pub(crate) fn run(&mut self, name: impl Into<String>, step: impl FnOnce() -> Result<Done>) {
+        let name = name.into();
+        say::step("Running", &name);
         let start = Instant::now();
         let result = step();
         if let Err(error) = &result {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, Workspace};
 use crate::compiler::Compiler;
+use crate::emulation;
 use crate::guide;
 use crate::lab;
 use crate::policies::{self, Checked};
@@ -21,11 +22,21 @@ use crate::sysroot::{self, Std, WASM};
 pub(crate) struct Args {
     /// Run only tests whose name contains one of these.
     filter: Vec<String>,
+
+    /// Instead run tests on emulated Raspberry Pis, of clusters of them and of a cluster that has one.
+    ///
+    /// Builds for ARM first, as `cargo xtask cross aarch64` does, and downloads qemu from Debian if there is none.
+    #[arg(long, conflicts_with = "filter")]
+    aarch64: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let mut summary = Summary::default();
-    steps(&mut summary, &args.filter);
+    if args.aarch64 {
+        emulation::steps(&mut summary);
+    } else {
+        steps(&mut summary, &args.filter);
+    }
     summary.finish()
 }
 

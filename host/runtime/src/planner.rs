@@ -264,6 +264,11 @@ impl Planner {
                 let other = !profile.model.is_empty() && profile.model != self.package.identity();
                 if profile.serves && other {
                     warn!("{node} has another model, so it cannot help with this one");
+                } else if profile.serves && profile.architecture != self.own.architecture {
+                    info!(
+                        "{node} has another kind of processor ({}, and this is {}): it rounds in another way",
+                        profile.architecture, self.own.architecture
+                    );
                 }
                 known.suspects.remove(&node);
                 known.profiles.insert(node, profile);

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -80,8 +81,24 @@ impl Status {
         let (head, body) = table.split_once('\n').unwrap_or((&table, ""));
         anstream::println!("{}", head.dimmed());
         anstream::print!("{body}");
+        let known = profiles.values().flatten();
+        if let Some(note) = mixed(known.map(|p| p.architecture.as_str())) {
+            output.note(note.dimmed());
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What to know of a cluster whose nodes have different kinds of processors.
+fn mixed<'a>(architectures: impl Iterator<Item = &'a str>) -> Option<String> {
+    let kinds: BTreeSet<&str> = architectures.collect();
+    (kinds.len() > 1).then(|| {
+        let kinds: Vec<&str> = kinds.into_iter().collect();
+        format!(
+            "processors of different kinds ({}) round in different ways: the words may depend on which nodes compute",
+            kinds.join(", ")
+        )
+    })
 }
 
 /// `120.3 MB of 410.4 MB`, or that there is nothing to load.
@@ -130,4 +147,16 @@ pub(crate) async fn observe(config: &Config) -> Result<Fabric> {
     // Those that answer a multicast a moment later.
     tokio::time::sleep(Duration::from_millis(300)).await;
     Ok(fabric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mixed_cluster_is_told() {
+        assert_eq!(mixed(["aarch64", "aarch64"].into_iter()), None);
+        let note = mixed(["x86_64", "aarch64", "x86_64"].into_iter()).unwrap();
+        assert!(note.contains("(aarch64, x86_64)"), "{note}");
+    }
 }

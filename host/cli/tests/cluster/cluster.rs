@@ -1,6 +1,7 @@
 //! A cluster on this machine: workers to lead, and its policies.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use crate::leader::Leader;
 use crate::model::{Model, PROMPT};
 use crate::ports::free_port;
-use crate::process::{HANG, Process, halo, run};
+use crate::process::{HANG, Process, command_of, halo, run};
 
 /// Clusters that run at the same time; each is four processes or more.
 const CLUSTERS: usize = 2;
@@ -35,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) bound_ms: u64,
     /// More of the configuration file.
     pub(crate) config: &'static str,
+    /// What the workers run, if it is not what the leader runs.
+    pub(crate) worker: Option<OsString>,
 }
 
 impl Default for Setup {
@@ -46,6 +49,7 @@ impl Default for Setup {
             // On a busy machine a node may be slow to answer; where nobody dies, nobody is to be suspected of it.
             bound_ms: 60_000,
             config: "",
+            worker: None,
         }
     }
 }
@@ -173,7 +177,11 @@ impl Cluster {
     fn start_worker(&mut self, port: u16, network: &[String]) -> &mut Worker {
         self.started += 1;
         let name = format!("worker-{}", self.started);
-        let mut command = halo(["node", "--json", "--cluster", &self.name, "--name", &name]);
+        let arguments = ["node", "--json", "--cluster", &self.name, "--name", &name];
+        let mut command = match &self.setup.worker {
+            Some(program) => command_of(program, arguments),
+            None => halo(arguments),
+        };
         command.args(network);
         self.node(&mut command, &name, self.started as u64);
         self.workers.push(Worker {

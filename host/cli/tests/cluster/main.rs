@@ -12,6 +12,7 @@ mod flood;
 mod leader;
 mod leaders;
 mod lossy_link;
+mod mixed;
 mod model;
 mod packages;
 mod partition;

@@ -14,11 +14,22 @@ use serde::de::DeserializeOwned;
 /// Guards against hanging for ever. Nothing depends on it otherwise, so it is far longer than anything takes.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
-/// A command of the program under test. `HALO_LOG` may ask it to log more than usual.
+/// A command of the program under test: the one that was built with the tests, or what `HALO_TEST_PROGRAM` names in its place,
+/// such as a script that emulates another processor.
 pub(crate) fn halo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let named = std::env::var_os("HALO_TEST_PROGRAM");
+    let program = named.unwrap_or_else(|| env!("CARGO_BIN_EXE_halo").into());
+    command_of(&program, arguments)
+}
+
+/// A command of a program like `halo`. `HALO_LOG` may ask it to log more than usual.
+pub(crate) fn command_of<A: AsRef<OsStr>>(
+    program: &OsStr,
+    arguments: impl IntoIterator<Item = A>,
+) -> Command {
     /// What tests look for in logs.
     const LOG: &str = "warn,ort=error,zenoh=error,halo_runtime=info,halo_policy=info";
-    let mut command = Command::new(env!("CARGO_BIN_EXE_halo"));
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .stdin(Stdio::null())
