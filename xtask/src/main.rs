@@ -14,6 +14,7 @@ mod glibc;
 mod guide;
 mod lab;
 mod onnxruntime;
+mod package;
 mod paths;
 mod peers;
 mod pip;
@@ -44,6 +45,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Cross(cross::Args),
+    Package(package::Args),
     Demo(demo::Args),
     Policies(policies::Args),
     Peers(peers::Args),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(args),
         Command::Build(args) => build::run(args),
         Command::Cross(args) => cross::run(args),
+        Command::Package(args) => package::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Policies(args) => policies::run(args),
         Command::Peers(args) => peers::run(args),

@@ -17,8 +17,10 @@ mod trace;
 pub use halo_fabric::FEW_THREADS as ZENOH_THREADS;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -81,6 +83,14 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write a manual page for each command into a folder
+    #[command(after_help = "Examples:
+  halo manual ~/.local/share/man/man1
+  man halo-run")]
+    Manual {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// The command line as clap knows it.
@@ -120,6 +130,12 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Doctor(doctor) => doctor.execute(global, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "halo", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Manual { folder } => {
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(command(), &folder))
+                .with_context(|| format!("cannot write to {}", folder.display()))?;
             Ok(ExitCode::SUCCESS)
         }
     }
