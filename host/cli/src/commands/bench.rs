@@ -1,3 +1,4 @@
+mod system;
 mod table;
 
 use std::fs;
@@ -28,6 +29,7 @@ use crate::progress;
 #[command(after_help = "Examples:
   halo bench tinyllama --threads 1,2,4
   halo bench tinyllama --parallel 1,2,4,8
+  halo bench models/tiny --report > report.txt
   halo bench models/tiny --json > before.json
   halo bench models/tiny --compare before.json")]
 pub(crate) struct Bench {
@@ -76,6 +78,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
 
+    /// Say more about the machine too, as text to send to others
+    #[arg(long, conflicts_with = "compare")]
+    report: bool,
+
     /// Measure in this process, and print the measurements of one number of threads as JSON
     #[arg(long, hide = true)]
     here: bool,
@@ -120,6 +126,9 @@ impl Bench {
         if output.json() {
             output.line(&report)?;
         } else {
+            if self.report {
+                anstream::println!("{}", system::describe());
+            }
             anstream::print!("{}", table::show(&report, before.as_ref()));
         }
         Ok(ExitCode::SUCCESS)

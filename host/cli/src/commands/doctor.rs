@@ -215,7 +215,7 @@ fn processor() -> Finding {
 }
 
 /// The processor's features that 4-bit products use, as the kernel names them.
-fn features() -> String {
+pub(super) fn features() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info
         .lines()

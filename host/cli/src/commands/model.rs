@@ -1,3 +1,5 @@
+mod memory;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -63,6 +65,7 @@ pub(crate) enum Model {
     /// What a package holds, and what it needs
     #[command(after_help = "Examples:
   halo model inspect tinyllama
+  halo model inspect --memory tinyllama
   halo model inspect --verify models/tiny")]
     Inspect {
         /// Model package: a folder, or the name of one in ~/.local/share/halo/models [default: tiny]
@@ -71,6 +74,10 @@ pub(crate) enum Model {
         /// Check it first, as `halo model verify` does
         #[arg(long)]
         verify: bool,
+
+        /// Tell instead how much memory each machine needs, if 1 to 8 share its neuron groups evenly
+        #[arg(long)]
+        memory: bool,
     },
     /// Read all of a package and check it: hashes, weights, tokenizer, calibration
     ///
@@ -117,13 +124,25 @@ impl Model {
                 bar.finish_and_clear();
                 describe(&package, output)
             }
-            Self::Inspect { model, verify } => {
+            Self::Inspect {
+                model,
+                verify,
+                memory,
+            } => {
                 let package = model_path::open(model.as_deref(), &global.config()?)?;
                 if verify {
                     check(&package, output)?;
                     output.note(format!("{} {SOUND}", "✓".green()));
                 }
-                describe(&package, output)
+                if !memory {
+                    return describe(&package, output);
+                }
+                if output.json() {
+                    output.line(&memory::needs(&package))?;
+                } else {
+                    anstream::print!("{}", memory::table(&package));
+                }
+                Ok(ExitCode::SUCCESS)
             }
             Self::Verify { model } => {
                 let package = model_path::open(model.as_deref(), &global.config()?)?;
