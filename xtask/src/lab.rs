@@ -6,12 +6,14 @@ mod condition;
 mod delay;
 mod host;
 mod loss;
+mod measure;
 mod network;
 mod profile;
 mod rate;
 mod relay;
 mod speedup;
 mod tools;
+mod unequal;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -154,6 +156,7 @@ enum Command {
     },
     Generate(cluster::Args),
     Speedup(speedup::Args),
+    Unequal(unequal::Args),
     /// Take the lab away, and end what runs on its hosts.
     Down,
     /// Pass on a host's packets, late. Started by `lab delay`.
@@ -205,6 +208,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         Command::Generate(args) => cluster::generate(&Lab::open(&name)?, &args),
         Command::Speedup(args) => speedup::run(&args),
+        Command::Unequal(args) => unequal::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::Profile { profile, hosts } => change(&name, &hosts, &profile.conditions()),
         Command::Loss { share, hosts } => change(&name, &hosts, &[Box::new(Loss::random(share))]),

@@ -74,6 +74,14 @@ impl TimeEstimate {
         self.recent.iter().take(self.count).min().copied()
     }
 
+    /// The median of the last 16 times: what it usually takes, whatever a few of them met with.
+    #[must_use]
+    pub fn median(&self) -> Option<Duration> {
+        let mut recent = self.recent[..self.count.min(RECENT)].to_vec();
+        recent.sort_unstable();
+        recent.get(recent.len() / 2).copied()
+    }
+
     /// How long it takes in the mean.
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
@@ -210,6 +218,8 @@ pub struct Estimate {
     pub spread_us: Option<f64>,
     /// The shortest lately, in microseconds.
     pub shortest_us: Option<f64>,
+    /// The median lately, in microseconds.
+    pub median_us: Option<f64>,
     /// Share of our packets that the other node has lost lately, by its own account.
     pub loss_to: Option<f64>,
     /// Share of its packets that we have lost lately.

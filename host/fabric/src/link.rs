@@ -121,6 +121,7 @@ impl Link {
                 round_trip_us: observed.round_trip.mean().map(micros),
                 spread_us: observed.round_trip.spread().map(micros),
                 shortest_us: observed.round_trip.shortest().map(micros),
+                median_us: observed.round_trip.median().map(micros),
                 loss_to: observed.to.share(),
                 loss_from: observed.from.share(),
                 last_heard: observed.last_heard.map(|heard| heard.elapsed()),

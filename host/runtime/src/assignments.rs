@@ -8,6 +8,7 @@ use halo_fabric::{Encoding, NodeId};
 use halo_models::Package;
 
 use crate::messages::{Assign, Loading};
+use crate::pace::Paces;
 
 /// Placements kept for one leader: the one in force, the one that it is offered, and the one that is about to be.
 const EPOCHS: usize = 3;
@@ -18,6 +19,8 @@ pub(crate) struct Assignment {
     pub(crate) feed_forward: FeedForward,
     pub(crate) activation: Encoding,
     pub(crate) partial: Encoding,
+    /// The number of groups in each layer.
+    pub(crate) counts: Vec<usize>,
     bytes: u64,
 }
 
@@ -32,6 +35,8 @@ pub(crate) struct Assignments {
     assigned: Arc<Mutex<Assigned>>,
     /// Of each leader's latest placement.
     loading: Arc<Mutex<BTreeMap<NodeId, Loading>>>,
+    /// What has been computed for each leader.
+    paces: Arc<Paces>,
 }
 
 impl Assignments {
@@ -42,6 +47,7 @@ impl Assignments {
             memory,
             assigned: Arc::default(),
             loading: Arc::default(),
+            paces: Arc::default(),
         }
     }
 
@@ -99,6 +105,7 @@ impl Assignments {
             feed_forward,
             activation: wish.activation,
             partial: wish.partial,
+            counts: wish.groups.iter().map(Vec::len).collect(),
             bytes,
         };
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +124,11 @@ impl Assignments {
         loading.insert(leader.clone(), Loading { assigned, loaded })
     }
 
+    /// How long it has taken to compute for each leader.
+    pub(crate) fn paces(&self) -> &Paces {
+        &self.paces
+    }
+
     /// How far the groups of all leaders are loaded.
     pub(crate) fn loading(&self) -> Loading {
         let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +142,7 @@ impl Assignments {
 
     /// Forgets other leaders than these.
     pub(crate) fn retain(&self, wanted: impl Fn(&NodeId) -> bool) {
+        self.paces.retain(&wanted);
         self.loading
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Network;
 use crate::messages::{self, Loading, Profile};
+use crate::planned::Planned;
 
 /// Questions that a node answers from memory.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -76,6 +77,11 @@ pub async fn profiles(fabric: &Fabric) -> BTreeMap<NodeId, Result<Profile, CallE
 /// What has gone over the members' data planes.
 pub async fn counters(fabric: &Fabric) -> BTreeMap<NodeId, Result<Counters, CallError>> {
     ask_all(fabric, messages::COUNTERS, &(), PATIENCE).await
+}
+
+/// What the members that lead have planned; nothing of those that do not.
+pub async fn plans(fabric: &Fabric) -> BTreeMap<NodeId, Result<Option<Planned>, CallError>> {
+    ask_all(fabric, messages::PLAN, &(), PATIENCE).await
 }
 
 /// How far the members are with loading what they compute for others.

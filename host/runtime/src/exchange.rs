@@ -36,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) link: Arc<Link>,
     /// It does not answer.
     pub(crate) gone: bool,
+    /// When its last packet came, from the beginning of its round.
+    pub(crate) heard: Duration,
 }
 
 impl Exchange {
@@ -76,6 +78,7 @@ impl Exchange {
                     node: node.clone(),
                     link,
                     gone: self.slot.is_gone(node),
+                    heard: Duration::ZERO,
                 })
             })
             .collect::<Result<_, GenerationError>>()?;
@@ -184,6 +187,7 @@ impl Exchange {
         let now = sent.elapsed();
         match header.kind {
             Kind::Partial => {
+                self.workers[debtors[debtor]].heard = sent.until(arrived.at);
                 if round.accept(debtor, header, &arrived.body, now) != Accepted::New {
                     self.useless();
                 } else if let Some(ask) = round.stalled(debtor, header.chunk, now) {

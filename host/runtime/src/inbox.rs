@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::time::Instant;
 
 use halo_fabric::{Header, Kind, NodeId, Packet};
 
@@ -17,6 +18,8 @@ pub(crate) struct Arrived {
     pub(crate) from: NodeId,
     pub(crate) header: Header,
     pub(crate) body: Vec<u8>,
+    /// When the network gave it to this node, whose thread may take it later.
+    pub(crate) at: Instant,
 }
 
 impl Arrived {
@@ -48,6 +51,7 @@ impl Outbox {
             from: from.clone(),
             header: packet.header,
             body: packet.body.to_vec(),
+            at: Instant::now(),
         };
         !matches!(self.0.try_send(arrived), Err(TrySendError::Disconnected(_)))
     }

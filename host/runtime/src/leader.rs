@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halo_engine::{FeedForward, FeedForwardSource, FeedForwardStep, TIMELINE};
 use halo_fabric::{Fabric, Header, Kind, TensorShape, Transport};
@@ -136,7 +136,13 @@ impl Leader {
         // the workers would begin when it ends.
         thread::yield_now();
         drop(sending);
+        let began = Instant::now();
         self.feed_forward.run(layer, step.normed, step.sum)?;
+        if rows == 1 {
+            let groups = self.plan.groups[0][layer].len();
+            let paces = &self.slot.paces;
+            paces.add(&self.plan.devices[0], groups, began.elapsed());
+        }
         // The answers are under way: time to predict the next layer.
         trace_span!(target: TIMELINE, "predict", layer = layer + 1)
             .in_scope(|| self.predict(layer + 1, step.hidden));
@@ -207,6 +213,12 @@ impl Leader {
             let worker = self.exchange.worker(w);
             if let Some(took) = round.took(index) {
                 self.arrivals.observe(&worker.node, rows, took);
+                if rows == 1 {
+                    // This node may have been computing when the answer came.
+                    let groups = self.plan.groups[worker.device][layer].len();
+                    let paces = &self.slot.paces;
+                    paces.add(&worker.node, groups, took.min(worker.heard));
+                }
             }
             let device = worker.device;
             let assembly = round.assembly_mut(index);

@@ -16,6 +16,10 @@ pub(crate) const COUNTERS: &str = "counters";
 pub(crate) const LOADING: &str = "loading";
 /// `timeline`: record what you do, and tell it.
 pub(crate) const TIMELINE: &str = "timeline";
+/// `pace`: how fast does a node compute for me? Asked with the leader's name.
+pub(crate) const PACE: &str = "pace";
+/// `plan`: what has a node planned that leads? Asked with no body.
+pub(crate) const PLAN: &str = "plan";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
 /// `model-offer`: which package do you compute with? Asked with no body.

@@ -25,6 +25,7 @@ use crate::packages::{self, Giver, Taker};
 use crate::ping::{Ping, Pinged};
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
+use crate::planned::Planned;
 use crate::planner::Planner;
 use crate::policies::Policies;
 use crate::{cluster, memory, rollout, speed, timeline, worker};
@@ -46,6 +47,8 @@ pub struct Node {
     /// Where packets for the generation that this node leads go, while it leads one.
     leading: Arc<Mutex<Option<LeaderOutbox>>>,
     taker: Taker,
+    /// What it has planned, if it leads.
+    planned: Arc<Mutex<Option<Planned>>>,
     stop: watch::Sender<bool>,
     _receiver: Receiver,
     _services: [Service; 2],
@@ -96,6 +99,7 @@ impl Node {
         let giver = Giver::new(fabric.clone(), package.clone(), None);
         let taker = Taker::new(fabric.clone(), cache.filter(|_| serves), Some(package));
         let giving = giver.serve().await?;
+        let planned = Arc::default();
         let operations = Operations {
             fabric: fabric.clone(),
             assignments: assignments.clone(),
@@ -103,6 +107,7 @@ impl Node {
             taker: taker.clone(),
             policies: Arc::clone(&policies),
             profile: profile.clone(),
+            planned: Arc::clone(&planned),
         };
         let service = operations.serve().await?;
         let (stop, _) = watch::channel(false);
@@ -123,6 +128,7 @@ impl Node {
             profile,
             leading,
             taker,
+            planned,
             stop,
             _receiver: receiver,
             _services: [service, giving],
@@ -168,6 +174,7 @@ impl Node {
             sync: self.config.sync.clone(),
             own: self.profile.clone(),
             slot: Arc::clone(&slot),
+            planned: Arc::clone(&self.planned),
             minimum: workers.max(1),
         };
         tokio::spawn(planner.run(suspicions, self.stop.subscribe()));

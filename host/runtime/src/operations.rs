@@ -1,8 +1,8 @@
 //! What a node answers on the control plane.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use halo_fabric::{Call, Fabric, Service};
+use halo_fabric::{Call, Fabric, NodeId, Service};
 use halo_policy::Cause;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use crate::assignments::Assignments;
 use crate::error::NodeError;
 use crate::messages::{self, Profile};
 use crate::packages::{Giver, Taker};
+use crate::planned::Planned;
 use crate::policies::Policies;
 use crate::temperature::temperature;
 use crate::timeline;
@@ -25,6 +26,8 @@ pub(crate) struct Operations {
     pub(crate) taker: Taker,
     pub(crate) policies: Arc<Policies>,
     pub(crate) profile: Profile,
+    /// What this node has planned, if it leads.
+    pub(crate) planned: Arc<Mutex<Option<Planned>>>,
 }
 
 impl Operations {
@@ -49,6 +52,14 @@ impl Operations {
             messages::TIMELINE => {
                 let wish: timeline::Wish = parse(call.body)?;
                 blocking(move || Ok(timeline::answer(wish))).await
+            }
+            messages::PLAN => {
+                let planned = self.planned.lock();
+                value(&*planned.unwrap_or_else(PoisonError::into_inner))
+            }
+            messages::PACE => {
+                let leader: NodeId = parse(call.body)?;
+                value(&self.assignments.paces().of(&leader))
             }
             messages::ASSIGN => {
                 if !self.profile.serves {

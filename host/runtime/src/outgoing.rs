@@ -82,6 +82,11 @@ impl Sent {
         self.began.elapsed()
     }
 
+    /// Time from when the round began.
+    pub(crate) fn until(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.began)
+    }
+
     /// Whether a packet belongs to this round.
     pub(crate) fn is_of(&self, header: &Header) -> bool {
         let name = |h: &Header| (h.generation, h.epoch, h.step, h.layer);

@@ -10,6 +10,7 @@ use halo_engine::FeedForward;
 use halo_fabric::NodeId;
 use tokio::sync::mpsc;
 
+use crate::pace::Paces;
 use crate::plan::Plan;
 
 /// A plan that every worker in it has agreed to, with this node's own part of it loaded.
@@ -27,6 +28,8 @@ pub(crate) struct PlanSlot {
     /// Rises with every change, so that a round need not take the lock to see that there is none.
     version: AtomicU64,
     suspects: mpsc::UnboundedSender<NodeId>,
+    /// How long this node's part of the generation's rounds has taken, and how long the workers' answers were under way.
+    pub(crate) paces: Paces,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +60,7 @@ impl PlanSlot {
             changed: Condvar::new(),
             version: AtomicU64::new(0),
             suspects,
+            paces: Paces::default(),
         };
         (Arc::new(slot), receiver)
     }

@@ -4,38 +4,36 @@
 //! generation is offered it, between two rounds. Nor does it stop listening meanwhile: who is gone is told at once, and an
 //! attempt at a placement that counts on somebody who is gone is given up.
 
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use halo_engine::Engine;
-use halo_fabric::{CallError, Fabric, NodeId};
+use halo_fabric::{CallError, Estimate, Fabric, NodeId, Transport};
 use halo_models::Package;
 use halo_policy::Device;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Outcome, Request};
-use crate::config::Sync;
+use crate::cluster;
+use crate::config::{Sync, SyncMode};
 use crate::error::NodeError;
-use crate::messages::{PROFILE, Profile};
-use crate::plan::Plan;
+use crate::known::Known;
+use crate::messages::{PACE, PROFILE, Profile};
+use crate::pace::Pace;
 use crate::plan_slot::{PlanSlot, Prepared};
+use crate::planned::Planned;
 use crate::policies::Policies;
+use crate::watch::Seen;
 
 /// A node that is alive answers a question about itself well within this.
 const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often a suspected node is asked whether it is back.
-const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a node that does not take its part is left out: at first, and at most.
-const SHORTEST_REST: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_secs(300);
+/// How often suspected nodes are asked whether they are back, and, while tokens flow, whether the others are what they were.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Nodes that come up together are planned for together.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -48,30 +46,10 @@ pub(crate) struct Planner {
     pub(crate) sync: Sync,
     pub(crate) own: Profile,
     pub(crate) slot: Arc<PlanSlot>,
+    /// What is planned, for those who ask.
+    pub(crate) planned: Arc<Mutex<Option<Planned>>>,
     /// Workers to wait for before the first plan.
     pub(crate) minimum: usize,
-}
-
-/// What the planner knows of the cluster.
-#[derive(Default)]
-struct Known {
-    alive: BTreeSet<NodeId>,
-    profiles: BTreeMap<NodeId, Profile>,
-    /// Nodes that are alive by their liveliness token but do not answer. They are asked until they do.
-    suspects: BTreeSet<NodeId>,
-    /// Nodes that did not take their part, and said why: from when on they are offered one again, and how long that was.
-    unwilling: BTreeMap<NodeId, (Instant, Duration)>,
-    /// When the first of them is.
-    offer: Option<Instant>,
-    /// Profiles that are asked for.
-    asked: BTreeSet<NodeId>,
-    questions: JoinSet<(NodeId, Result<Profile, CallError>)>,
-    current: Option<Arc<Plan>>,
-    /// The generation has given up a worker of the current plan, and needs a new epoch even if the worker is back.
-    anew: bool,
-    /// Nodes of all plans so far: a round may be under way on any of the last ones.
-    planned: BTreeSet<NodeId>,
-    epoch: u32,
 }
 
 /// A placement in the making.
@@ -96,6 +74,8 @@ impl Planner {
         let mut attempt: Option<Attempt<'_>> = None;
         // When to look whether there is reason for another placement.
         let mut due: Option<Instant> = None;
+        let mut seconds = tokio::time::interval(LOOK_INTERVAL);
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.tell_gone(&mut known);
             self.ask_profiles(&mut known, false);
@@ -109,7 +89,7 @@ impl Planner {
                         return self.slot.end("the network is closed".into());
                     }
                     known.alive = members.borrow_and_update().clone();
-                    known.forget_the_dead();
+                    known.forget_the_dead(&self.own.node);
                     due.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
                 suspect = suspicions.recv() => {
@@ -128,7 +108,15 @@ impl Planner {
                     self.profiled(&mut known, node, answer);
                     due.get_or_insert_with(Instant::now);
                 }
-                () = tokio::time::sleep(SUSPECT_INTERVAL), if !known.suspects.is_empty() => self.ask_profiles(&mut known, true),
+                _ = seconds.tick() => {
+                    self.ask_profiles(&mut known, true);
+                    self.look(&mut known);
+                }
+                Some(Ok(paces)) = known.looks.join_next() => {
+                    if self.has_changed(&mut known, &paces) {
+                        due.get_or_insert_with(Instant::now);
+                    }
+                }
                 () = tokio::time::sleep_until(known.offer.unwrap_or_else(Instant::now)), if known.offer.is_some() => {
                     known.plan_offer();
                     due.get_or_insert_with(Instant::now);
@@ -165,7 +153,7 @@ impl Planner {
     fn begin(&self, known: &mut Known) -> Option<Attempt<'_>> {
         let usable =
             |p: &&Profile| p.serves && p.model == self.package.identity() && !known.is_out(&p.node);
-        let workers: Vec<&Profile> = known.profiles.values().filter(usable).collect();
+        let workers: Vec<Profile> = known.profiles.values().filter(usable).cloned().collect();
         // Once a text is being written, going on beyond the leader's memory is better than not going on.
         if known.current.is_none() && (workers.len() < self.minimum || !self.holds_all(&workers)) {
             return None;
@@ -175,7 +163,8 @@ impl Planner {
             .chain(nodes)
             .cloned()
             .collect();
-        let described = self.describe(&workers);
+        let described = self.describe(known, &workers);
+        known.described.clone_from(&described);
         let current = known.current.clone();
         known.epoch += 1;
         let request = Request {
@@ -197,8 +186,11 @@ impl Planner {
     /// Takes in what came of an attempt.
     fn take(&self, known: &mut Known, due: &mut Option<Instant>, outcome: Outcome) {
         match outcome {
-            Outcome::Unchanged => {}
-            Outcome::Ready(prepared) => self.put(known, prepared),
+            Outcome::Unchanged => self.explain(known),
+            Outcome::Ready(prepared) => {
+                self.put(known, prepared);
+                self.explain(known);
+            }
             Outcome::Declined(node, error) => {
                 warn!("{node} does not take its part: {error}");
                 if matches!(error, CallError::Refused { .. }) {
@@ -224,9 +216,18 @@ impl Planner {
         self.slot.put(prepared);
     }
 
+    /// Leaves an account of the placement for those who ask.
+    fn explain(&self, known: &Known) {
+        let Some(plan) = &known.current else { return };
+        let scheduler = self.policies.scheduler().active().name;
+        let planned = Planned::new(plan, &known.described, self.policies.model(), scheduler);
+        let mut slot = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(planned);
+    }
+
     /// Whether every group fits somewhere.
-    fn holds_all(&self, workers: &[&Profile]) -> bool {
-        let nodes = std::iter::once(&self.own).chain(workers.iter().copied());
+    fn holds_all(&self, workers: &[Profile]) -> bool {
+        let nodes = std::iter::once(&self.own).chain(workers);
         let fit: u64 = nodes.map(|p| p.memory / self.package.group_bytes()).sum();
         fit >= (self.package.shape().layers * self.package.groups()) as u64
     }
@@ -280,76 +281,64 @@ impl Planner {
         }
     }
 
-    fn describe(&self, workers: &[&Profile]) -> Vec<Device> {
-        let leader = Device {
-            name: self.own.node.to_string(),
-            leader: true,
-            speed: self.own.speed,
-            memory: self.own.memory,
-            delay_us: 0,
-            spread_us: 0,
-            loss: 0.0,
-        };
-        let worker = |profile: &&Profile| {
-            // A link that cannot be made has no estimate either; assigning to it will say why.
-            let estimate = self
-                .fabric
-                .link(&profile.node)
-                .map(|l| l.estimate())
-                .unwrap_or_default();
-            Device {
-                name: profile.node.to_string(),
-                leader: false,
-                speed: profile.speed,
-                memory: profile.memory,
-                delay_us: estimate.shortest_us.unwrap_or(0.0) as u32,
-                spread_us: estimate.spread_us.unwrap_or(0.0) as u32,
-                loss: estimate.loss_both_ways() as f32,
-            }
-        };
-        std::iter::once(leader)
-            .chain(workers.iter().map(worker))
-            .collect()
-    }
-}
-
-impl Known {
-    /// Whether a node cannot have a part in a placement.
-    fn is_out(&self, node: &NodeId) -> bool {
-        !self.alive.contains(node)
-            || self.suspects.contains(node)
-            || self
-                .unwilling
-                .get(node)
-                .is_some_and(|(until, _)| *until > Instant::now())
+    fn describe(&self, known: &mut Known, workers: &[Profile]) -> Vec<Device> {
+        let leader = known.watch.device(&self.own, None);
+        let workers = workers.iter().map(|profile| {
+            let estimate = self.estimate(&profile.node);
+            known.watch.device(profile, Some(&estimate))
+        });
+        std::iter::once(leader).chain(workers).collect()
     }
 
-    /// A node does not take its part now. It may later: what other leaders hold may be free then.
-    fn unwilling(&mut self, node: NodeId) {
-        let entry = self.unwilling.entry(node);
-        let wait = match &entry {
-            Entry::Occupied(entry) => (2 * entry.get().1).min(LONGEST_REST),
-            Entry::Vacant(_) => SHORTEST_REST,
-        };
-        entry.insert_entry((Instant::now() + wait, wait));
-        self.plan_offer();
+    /// Of the way to a node. A link that cannot be made has none; assigning to it will say why.
+    fn estimate(&self, node: &NodeId) -> Estimate {
+        let link = self.fabric.link(node);
+        link.map(|link| link.estimate()).unwrap_or_default()
     }
 
-    fn plan_offer(&mut self) {
+    /// Asks the workers how fast they compute, if there were rounds since the last look.
+    ///
+    /// Not when everything is waited for: then the text must not depend on how fast anybody is.
+    fn look(&self, known: &mut Known) {
+        let rounds = self.slot.paces.of(&self.own.node).rounds;
+        let relaxed =
+            self.sync.mode == SyncMode::Relaxed && self.fabric.config().tensors == Transport::Udp;
+        let Some(plan) = known
+            .current
+            .as_ref()
+            .filter(|_| relaxed && rounds != known.looked)
+        else {
+            return;
+        };
+        known.looked = rounds;
+        let nodes = plan.devices.iter().skip(1).cloned().collect();
+        let (fabric, own) = (self.fabric.clone(), self.own.node.clone());
+        known
+            .looks
+            .spawn(async move { cluster::ask(&fabric, nodes, PACE, &own, LOOK_INTERVAL).await });
+    }
+
+    /// Whether a device is not what it was when it was last described.
+    fn has_changed(
+        &self,
+        known: &mut Known,
+        paces: &BTreeMap<NodeId, Result<Pace, CallError>>,
+    ) -> bool {
         let now = Instant::now();
-        let times = self.unwilling.values().map(|(until, _)| *until);
-        self.offer = times.filter(|until| *until > now).min();
-    }
-
-    /// Whether any of a placement's workers is out. Of `devices` the first is this node.
-    fn lacks(&self, devices: &[NodeId]) -> bool {
-        devices.iter().skip(1).any(|d| self.is_out(d))
-    }
-
-    fn forget_the_dead(&mut self) {
-        let alive = &self.alive;
-        self.profiles.retain(|node, _| alive.contains(node));
-        self.suspects.retain(|node| alive.contains(node));
-        self.unwilling.retain(|node, _| alive.contains(node));
+        let own = Seen {
+            computed: self.slot.paces.of(&self.own.node),
+            ..Seen::default()
+        };
+        let mut changed = known.watch.look(&self.own.node, Some(own), None, now);
+        for node in known.profiles.keys() {
+            let computed = paces.get(node).and_then(|pace| pace.as_ref().ok().copied());
+            let seen = computed.map(|computed| Seen {
+                answers: self.slot.paces.of(node),
+                computed,
+            });
+            let estimate = self.estimate(node);
+            changed |= known.watch.look(node, seen, Some(&estimate), now);
+        }
+        changed
     }
 }

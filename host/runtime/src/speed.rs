@@ -1,15 +1,20 @@
 //! How fast this machine computes neuron groups.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use halo_engine::{Engine, EngineError, FeedForward};
 use halo_models::Package;
 
-/// Groups measured with: enough that starting a product does not count for much.
+/// Groups of a layer measured with: enough that starting a product does not count for much.
 const SAMPLE: usize = 16;
 
-/// Runs of the measurement; the fastest counts, since whatever disturbs a run makes it slower.
-const RUNS: usize = 12;
+/// Bytes of weights measured with, if the model has as many: more than a processor's cache holds, as when decoding.
+const WEIGHTS: u64 = 32 << 20;
+
+/// How long is measured, and how often. A machine whose time is bounded to a share of each period is fast until its share is used,
+/// so that one run says nothing. The fastest counts, since what else the machine does makes it slower.
+const WINDOW: Duration = Duration::from_millis(60);
+const WINDOWS: usize = 3;
 
 /// Measures groups per second while decoding, with this package on this engine.
 ///
@@ -17,17 +22,23 @@ const RUNS: usize = 12;
 ///
 /// ONNX Runtime fails.
 pub fn measure(engine: &Engine, package: &Package) -> Result<f32, EngineError> {
+    let count = package.groups().min(SAMPLE);
+    let layer_bytes = package.group_bytes().saturating_mul(count as u64).max(1);
+    let layers = (WEIGHTS / layer_bytes).clamp(1, package.shape().layers as u64) as usize;
     let mut groups = vec![Vec::new(); package.shape().layers];
-    groups[0] = (0..package.groups().min(SAMPLE) as u32).collect();
-    let count = groups[0].len();
+    groups[..layers].fill((0..count as u32).collect());
     let mut feed_forward = FeedForward::load(engine, package, &groups)?;
     let width = package.shape().width;
     let (input, mut output) = (vec![0.5f32; width], vec![0f32; width]);
-    let mut fastest = f64::INFINITY;
-    for _ in 0..RUNS {
+    let mut fastest = 0f64;
+    for _ in 0..WINDOWS {
         let began = Instant::now();
-        feed_forward.run(0, &input, &mut output)?;
-        fastest = fastest.min(began.elapsed().as_secs_f64());
+        let mut runs = 0;
+        while began.elapsed() < WINDOW {
+            feed_forward.run(runs % layers, &input, &mut output)?;
+            runs += 1;
+        }
+        fastest = fastest.max((runs * count) as f64 / began.elapsed().as_secs_f64());
     }
-    Ok((count as f64 / fastest.max(1e-9)) as f32)
+    Ok(fastest as f32)
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use halo_engine::TIMELINE;
 use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, TensorShape, WINDOW};
@@ -14,6 +15,7 @@ use tracing::{debug, trace_span, warn};
 use crate::assignments::{Assignment, Assignments};
 use crate::gathering::{Gathering, Step};
 use crate::inbox::Arrived;
+use crate::pace::Paces;
 
 /// Rounds remembered, over all leaders, so that asking again costs no computing. A leader has one under way at a time.
 const ROUNDS: usize = 32;
@@ -140,7 +142,7 @@ impl Worker<'_> {
             ..
         } = work.key;
         let _round = trace_span!(target: TIMELINE, "round", layer, step, generation).entered();
-        match compute(work, assignment) {
+        match compute(work, assignment, self.assignments.paces()) {
             Ok(partial) => {
                 work.partial = Some(partial);
                 trace_span!(target: TIMELINE, "answer", layer)
@@ -211,7 +213,7 @@ impl Work {
     }
 }
 
-fn compute(work: &Work, assignment: &mut Assignment) -> Result<Partial, String> {
+fn compute(work: &Work, assignment: &mut Assignment, paces: &Paces) -> Result<Partial, String> {
     let activation = work.gathering.activation();
     let shape = TensorShape::new(
         activation.shape().rows(),
@@ -220,13 +222,15 @@ fn compute(work: &Work, assignment: &mut Assignment) -> Result<Partial, String> 
     )
     .map_err(|e| e.to_string())?;
     let mut values = vec![0f32; shape.values()];
+    let layer = usize::from(work.key.layer);
+    let began = Instant::now();
     assignment
         .feed_forward
-        .run(
-            usize::from(work.key.layer),
-            activation.values(),
-            &mut values,
-        )
+        .run(layer, activation.values(), &mut values)
         .map_err(|e| e.to_string())?;
+    if shape.rows() == 1 {
+        let groups = assignment.counts.get(layer).copied().unwrap_or(0);
+        paces.add(&work.key.leader, groups, began.elapsed());
+    }
     Ok(Partial { shape, values })
 }

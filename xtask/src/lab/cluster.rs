@@ -1,6 +1,7 @@
 //! HALO on the hosts of a lab: the first leads, the others are workers.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -10,7 +11,10 @@ use clap::ValueEnum;
 
 use super::host::Host;
 use super::network::Lab;
-use crate::{cargo, paths, setup};
+use crate::{cargo, paths, peers, setup};
+
+/// The published model whose shape is measured.
+const SHAPE: &str = "tinyllama-1.1b";
 
 /// The cluster's name, and the port of its nodes.
 const CLUSTER: &str = "lab";
@@ -55,6 +59,17 @@ impl Program {
             Some(halo) => Ok(halo.clone()),
             None => cargo::build("halo"),
         }
+    }
+
+    /// A model to measure with: this one, or random weights in the shape of a published one.
+    pub(super) fn package(&self, halo: &Path, model: Option<&Path>) -> Result<PathBuf> {
+        if let Some(model) = model {
+            return Ok(model.to_owned());
+        }
+        let folder = paths::data()?.join("lab");
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        peers::random_package(halo, SHAPE, None, &folder)
     }
 }
 
@@ -146,7 +161,12 @@ impl<'a> Cluster<'a> {
 
     /// `halo run` at the head of the cluster.
     pub(super) fn leader(&self) -> Result<Command> {
-        let mut command = self.halo(self.lab.host(1)?, "run");
+        self.lead("run")
+    }
+
+    /// A subcommand at the head of the cluster.
+    pub(super) fn lead(&self, subcommand: &str) -> Result<Command> {
+        let mut command = self.halo(self.lab.host(1)?, subcommand);
         command.args(["--workers", &self.workers.len().to_string()]);
         for host in self.lab.hosts().iter().skip(1) {
             command.args(["--connect", &endpoint(host)]);

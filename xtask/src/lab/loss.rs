@@ -136,3 +136,11 @@ pub(super) fn share(text: &str) -> Result<f64, &'static str> {
         _ => Err("a share is a number from 0 to less than 1, such as 0.05"),
     }
 }
+
+/// Reads a share that may be all.
+pub(super) fn share_or_all(text: &str) -> Result<f64, &'static str> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("a share is a number above 0 and up to 1, such as 0.5"),
+    }
+}

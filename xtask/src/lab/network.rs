@@ -53,6 +53,17 @@ impl Name {
     }
 }
 
+/// A lab that does not outlive what it is for.
+pub(super) struct Temporary(pub(super) Name);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = Lab::down(&self.0) {
+            say::warning("Left over", format_args!("{error:#}"));
+        }
+    }
+}
+
 /// A lab that is up.
 #[derive(Debug)]
 pub(super) struct Lab {

@@ -1,13 +1,12 @@
 //! `cargo xtask lab speedup`: what loss costs, and what it costs tensor parallelism over TCP.
 
-mod measure;
-mod table;
+pub(super) mod table;
 
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -15,13 +14,9 @@ use super::cgroup::Limit;
 use super::cluster::{Cluster, Program, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
-use super::network::{Lab, Name};
-use crate::{paths, peers, say};
-
-use measure::Generation;
-
-/// The published model whose shape is measured.
-const SHAPE: &str = "tinyllama-1.1b";
+use super::measure::{self, Generation, Length};
+use super::network::{Lab, Temporary};
+use crate::{peers, say};
 
 /// Measure what a token takes at several shares of lost packets, and the same over TCP.
 ///
@@ -56,12 +51,8 @@ pub(crate) struct Args {
     /// Scheduler of strict and relaxed [default: that of `halo run`].
     #[arg(long, value_name = "POLICY")]
     scheduler: Option<String>,
-    /// Tokens to generate in each measurement.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
-    tokens: u32,
-    /// Cut a measurement short after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    limit: u64,
+    #[command(flatten)]
+    length: Length,
     /// How often each is measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
     rounds: usize,
@@ -126,28 +117,9 @@ struct Report {
     rows: Vec<Row>,
 }
 
-/// A lab that does not outlive what it is for.
-struct Temporary(Name);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = Lab::down(&self.0) {
-            say::warning("Left over", format_args!("{error:#}"));
-        }
-    }
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
     let halo = args.program.provide()?;
-    let model = match &args.model {
-        Some(model) => model.clone(),
-        None => {
-            let folder = paths::data()?.join("lab");
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-            peers::random_package(&halo, SHAPE, None, &folder)?
-        }
-    };
+    let model = args.program.package(&halo, args.model.as_deref())?;
     let temporary = Temporary("speedup".parse().map_err(anyhow::Error::msg)?);
     let lab = Lab::up(&temporary.0, args.hosts)?;
     if let Some(share) = args.share {
@@ -159,7 +131,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     say::step("Measuring", "one host alone");
     let mut alone = lab.host(1)?.command(&halo);
     alone.arg("run").arg("--model").arg(&model);
-    let alone = measure::generation(alone, args, || Ok(()))?;
+    let alone = measure::generation(alone, args.length, || Ok(()))?;
     let mut rows = Vec::new();
     for transport in [Transport::Tcp, Transport::Udp] {
         let modes = || {
@@ -213,8 +185,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         hosts: args.hosts,
         share: args.share,
         burst: args.burst,
-        tokens: args.tokens,
-        limit_seconds: args.limit,
+        tokens: args.length.tokens,
+        limit_seconds: args.length.limit,
         alone,
         rows,
     };
@@ -247,7 +219,7 @@ fn cell(
         None => Loss::random(share),
     };
     let set = |loss: Loss| lab.hosts().iter().try_for_each(|host| loss.set(host));
-    let generation = measure::generation(leader, args, || set(loss))?;
+    let generation = measure::generation(leader, args.length, || set(loss))?;
     set(Loss::None)?;
     Ok(generation)
 }

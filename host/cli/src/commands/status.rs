@@ -1,3 +1,5 @@
+mod plan;
+
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,14 +18,23 @@ use crate::output::{self, Output};
 /// For each node: whether it computes for others (a worker) or only leads, its processor's architecture and threads, how many
 /// neuron groups it computes in a second, how much memory it gives to them, how much of what it was asked to compute it has loaded,
 /// the beginning of its model's identity, and its temperature, if it tells. Nodes with the same identity can work together.
+///
+/// With --plan, of each node that leads what it has planned: each node's share of the neuron groups and of their importance, the
+/// way to it and back (without computing) with its spread and loss, the memory it uses, when its part of a round is expected, and
+/// why it has that part.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo status --cluster home
+  halo status --cluster home --plan
   halo status --cluster home --connect 192.168.1.20:7447")]
 pub(crate) struct Status {
     /// The cluster's name [default: halo]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+
+    /// What the nodes that lead have planned, and why
+    #[arg(long)]
+    plan: bool,
 
     #[command(flatten)]
     network: ReachOptions,
@@ -34,6 +45,11 @@ impl Status {
         let mut config = global.config()?;
         self.network.apply(&mut config, self.cluster.as_deref());
         let fabric = observe(&config).await?;
+        if self.plan {
+            let plans = cluster::plans(&fabric).await;
+            fabric.close().await;
+            return plan::print(&plans, output);
+        }
         let (profiles, loading) =
             tokio::join!(cluster::profiles(&fabric), cluster::loading(&fabric));
         fabric.close().await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use halo_fabric::{Fabric, FabricConfig};
-use halo_runtime::{Pinged, PolicyEntry};
+use halo_runtime::{Pinged, Planned, PolicyEntry};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -366,6 +366,21 @@ impl Cluster {
     pub(crate) fn status(&self) -> Vec<Value> {
         let output = self.ask(&["status"]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+
+    /// What the leader has planned, as `halo status --plan` says.
+    pub(crate) fn plan(&self) -> Planned {
+        #[derive(Deserialize)]
+        struct Led {
+            leader: String,
+            plan: Planned,
+        }
+        let output = self.ask(&["status", "--plan"]);
+        let mut led: Vec<Led> =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        let led = led.pop().expect("a leader");
+        assert_eq!(led.leader, LEADER);
+        led.plan
     }
 
     /// A command that asks all nodes something.

@@ -22,6 +22,7 @@ mod ports;
 mod process;
 mod relaxed;
 mod relay;
+mod slow;
 mod status;
 mod strict;
 mod swaps;

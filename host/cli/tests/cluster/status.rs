@@ -2,11 +2,33 @@
 
 use crate::cluster::{Cluster, LEADER, Setup, evenly};
 use crate::model::Model;
+use halo_runtime::PlannedDevice;
 
 const TOKENS: usize = 64;
 
 /// The generation waits here until the question has been answered.
 const MIDDLE: usize = 20;
+
+#[test]
+fn the_plan_accounts_for_every_group() {
+    let cluster = Cluster::start(Setup::default(), 2);
+    let mut leader = cluster.lead(TOKENS, &evenly("strict", "f32"));
+    leader.read_to(1);
+    let plan = leader.meanwhile(MIDDLE, || cluster.plan());
+    assert_eq!(plan.scheduler, "scheduler-even");
+    let shares = plan.devices.iter().map(|d| (d.node.to_string(), d.share));
+    assert_eq!(shares.collect::<Vec<_>>(), leader.shares);
+    let sum = |of: fn(&PlannedDevice) -> f64| plan.devices.iter().map(of).sum::<f64>();
+    assert!((sum(|d| d.share) - 1.0).abs() < 1e-6);
+    assert!((sum(|d| d.importance) - 1.0).abs() < 1e-3);
+    let all = Model::Exact.package().all_groups_bytes();
+    let used = plan.devices.iter().map(|d| d.memory_used);
+    assert_eq!(used.sum::<u64>(), all);
+    for device in &plan.devices {
+        assert!(device.part_us > 0.0 && !device.why.is_empty(), "{device:?}");
+    }
+    leader.finish();
+}
 
 #[test]
 fn workers_have_loaded_what_they_were_asked_to_compute() {

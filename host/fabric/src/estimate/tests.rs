@@ -108,9 +108,9 @@ fn the_first_packets_count_alike() {
 }
 
 #[test]
-fn the_shortest_is_of_the_last_observations() {
+fn the_shortest_and_the_median_are_of_the_last_observations() {
     let mut time = TimeEstimate::default();
-    assert_eq!(time.shortest(), None);
+    assert_eq!((time.shortest(), time.median()), (None, None));
     time.observe(Duration::from_millis(20));
     time.observe(Duration::from_millis(3));
     assert_eq!(time.shortest(), Some(Duration::from_millis(3)));
@@ -120,4 +120,8 @@ fn the_shortest_is_of_the_last_observations() {
     assert_eq!(time.shortest(), Some(Duration::from_millis(3)));
     time.observe(Duration::from_millis(5));
     assert_eq!(time.shortest(), Some(Duration::from_millis(5)));
+    for outlier in 1..=7 {
+        time.observe(Duration::from_secs(outlier));
+    }
+    assert_eq!(time.median(), Some(Duration::from_millis(5)));
 }

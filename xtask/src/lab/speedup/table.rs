@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::measure::Generation;
 use super::{Mode, Report, Row};
+use crate::lab::measure::Generation;
 
 /// A table in Markdown, readable as it is, above it the conditions.
 pub(super) fn show(report: &Report) -> String {
@@ -127,7 +127,7 @@ fn ratio(one: &Row, other: &Row) -> Option<f64> {
 }
 
 /// Of what there is.
-fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+pub(in crate::lab) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let mut values: Vec<f64> = values.flatten().collect();
     values.sort_by(f64::total_cmp);
     let (low, high) = (
@@ -137,12 +137,12 @@ fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     Some((low + high) / 2.0)
 }
 
-fn number(value: Option<f64>, digits: usize) -> String {
+pub(in crate::lab) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
 }
 
 /// A share, as `5 %` or `0.25 %`.
-pub(super) fn percent(share: f64) -> String {
+pub(in crate::lab) fn percent(share: f64) -> String {
     let hundredths = (share * 1e4).round() / 1e2;
     format!("{hundredths} %")
 }

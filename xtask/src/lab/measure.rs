@@ -7,15 +7,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use serde::{Deserialize, Serialize};
-
-use super::Args;
 
 /// What is continued.
 const PROMPT: &str = "Once upon a time";
 
 /// How long loading may take, and finding the workers.
 const LOADING: Duration = Duration::from_secs(120);
+
+/// How much is generated.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Length {
+    /// Tokens to generate in each measurement.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(super) tokens: u32,
+    /// Cut a measurement short after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(super) limit: u64,
+}
 
 /// A generation, from its first token to its last.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -76,14 +86,14 @@ struct Counts {
 /// Runs `halo run`, calls `ready` when its cluster is, and ends it when its time is over.
 pub(super) fn generation(
     mut leader: Command,
-    args: &Args,
+    length: Length,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<Generation> {
     leader.args([
         "--json",
         "--ignore-eos",
         "--max-tokens",
-        &args.tokens.to_string(),
+        &length.tokens.to_string(),
         PROMPT,
     ]);
     let mut child = leader
@@ -101,7 +111,7 @@ pub(super) fn generation(
         }
     });
     let mut generation = Generation::default();
-    let result = follow(&lines, args, ready, &mut generation);
+    let result = follow(&lines, length, ready, &mut generation);
     let cut_short = matches!(result, Ok(false));
     if !matches!(result, Ok(true)) {
         child.kill()?;
@@ -120,7 +130,7 @@ pub(super) fn generation(
 /// Takes in what the leader says. True if it came to an end, false if its time is over.
 fn follow(
     lines: &mpsc::Receiver<String>,
-    args: &Args,
+    length: Length,
     ready: impl FnOnce() -> Result<()>,
     generation: &mut Generation,
 ) -> Result<bool> {
@@ -137,7 +147,7 @@ fn follow(
         generation.take(event);
         // One host alone does not say that it is ready.
         if let Some(ready) = ready.take() {
-            end = Instant::now() + Duration::from_secs(args.limit);
+            end = Instant::now() + Duration::from_secs(length.limit);
             ready()?;
         }
     }
