@@ -1,8 +1,9 @@
 //! Whom a round waits for.
 //!
-//! A token may go without `budget` of its predicted contribution, averaged over its rounds. After `layer` rounds that have
-//! gone without `concealed` on average, this round may go without what is left: `budget * (layer + 1) - concealed * layer`.
-//! The debtors that matter least are taken first, for as long as all of them together fit; everybody else is needed.
+//! A token may go without `budget` of its predicted contribution, averaged over its rounds. After `layer` of `layers` rounds that
+//! have gone without `concealed` on average, what is left is `budget * layers - concealed * layer`, and this round may take all of it:
+//! losses are rare, and to save up for them evenly would be to wait for the first. The debtors that matter least are taken first, for as
+//! long as all of them together fit; everybody else is needed.
 
 use crate::bindings::exports::halo::policy::scheduler::{Order, Round, Verdict};
 use crate::settings::Settings;
@@ -14,8 +15,8 @@ const MAX_PATIENCE_US: u32 = 10_000_000;
 /// More rows than these are too many packets to send twice.
 const MAX_DOUBLED_ROWS: u32 = 4;
 
-/// The verdict on a round.
-pub fn admit(settings: &Settings, round: &Round) -> Verdict {
+/// The verdict on a round of a model with so many layers; 0 if that is not known yet.
+pub fn admit(settings: &Settings, layers: u32, round: &Round) -> Verdict {
     let mut orders: Vec<Order> = round
         .debtors
         .iter()
@@ -29,7 +30,8 @@ pub fn admit(settings: &Settings, round: &Round) -> Verdict {
         .collect();
 
     let layer = round.layer as f32;
-    let mut left = settings.budget * (layer + 1.0) - round.concealed * layer;
+    let rounds = layers.max(round.layer + 1) as f32;
+    let mut left = settings.budget * rounds - round.concealed * layer;
     let mut least_first: Vec<usize> = (0..round.debtors.len()).collect();
     least_first.sort_by(|&a, &b| round.debtors[a].share.total_cmp(&round.debtors[b].share));
     let mut patience_us = MIN_PATIENCE_US;
@@ -57,13 +59,15 @@ mod tests {
     use super::*;
     use crate::bindings::exports::halo::policy::scheduler::Debtor;
 
+    const LAYERS: u32 = 20;
+
     fn round(layer: u32, concealed: f32, shares: &[f32]) -> Round {
         let debtor = |(device, &share): (usize, &f32)| Debtor {
             device: device as u32,
             share,
             expected_us: 1000,
             spread_us: 50,
-            loss: 0.05,
+            loss: 0.02,
         };
         Round {
             layer,
@@ -74,7 +78,7 @@ mod tests {
     }
 
     fn needed(round: &Round) -> Vec<bool> {
-        admit(&Settings::default(), round)
+        admit(&Settings::default(), LAYERS, round)
             .orders
             .iter()
             .map(|order| order.needed)
@@ -84,41 +88,44 @@ mod tests {
     #[test]
     fn what_fits_the_budget_is_not_needed() {
         assert_eq!(
-            needed(&round(0, 0.0, &[0.1, 0.01, 0.3])),
-            [true, false, true]
-        );
-        // Ten rounds without a loss have saved up for more.
-        assert_eq!(
-            needed(&round(10, 0.0, &[0.1, 0.01, 0.3])),
+            needed(&round(0, 0.0, &[0.3, 0.09, 0.3])),
             [false, false, true]
+        );
+        // Ten of twenty rounds have gone without one and a half times their part.
+        assert_eq!(
+            needed(&round(10, 0.03, &[0.3, 0.09, 0.3])),
+            [true, false, true]
         );
         // The budget is spent.
         assert_eq!(
-            needed(&round(10, 0.022, &[0.1, 0.01, 0.3])),
+            needed(&round(10, 0.041, &[0.1, 0.01, 0.3])),
             [true, true, true]
         );
         assert_eq!(needed(&round(10, 1.0, &[0.0])), [true]);
+        // Of a model whose layers are not known, what the rounds so far have left.
+        let verdict = admit(&Settings::default(), 0, &round(4, 0.0, &[0.11, 0.09]));
+        assert!(verdict.orders[0].needed && !verdict.orders[1].needed);
     }
 
     #[test]
     fn large_shares_are_always_needed() {
-        assert_eq!(needed(&round(1000, 0.0, &[0.31, 0.29])), [true, false]);
+        assert_eq!(needed(&round(1000, 0.0, &[0.51, 0.49])), [true, false]);
     }
 
     #[test]
     fn patience_covers_the_usual_deviation() {
         assert_eq!(
-            admit(&Settings::default(), &round(0, 0.0, &[0.01])).patience_us,
+            admit(&Settings::default(), LAYERS, &round(0, 0.0, &[0.01])).patience_us,
             1200
         );
         assert_eq!(
-            admit(&Settings::default(), &round(0, 0.0, &[])).patience_us,
+            admit(&Settings::default(), LAYERS, &round(0, 0.0, &[])).patience_us,
             MIN_PATIENCE_US
         );
         let mut late = round(0, 0.0, &[0.01]);
         late.debtors[0].expected_us = u32::MAX;
         assert_eq!(
-            admit(&Settings::default(), &late).patience_us,
+            admit(&Settings::default(), LAYERS, &late).patience_us,
             MAX_PATIENCE_US
         );
     }
@@ -128,7 +135,7 @@ mod tests {
         let mut round = round(0, 0.0, &[0.2, 0.2]);
         round.debtors[1].loss = 0.1;
         let copies = |round: &Round| -> Vec<u8> {
-            admit(&Settings::default(), round)
+            admit(&Settings::default(), LAYERS, round)
                 .orders
                 .iter()
                 .map(|order| order.copies)

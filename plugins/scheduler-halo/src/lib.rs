@@ -7,8 +7,8 @@
 //! | setting | default | meaning |
 //! | --- | --- | --- |
 //! | `budget` | 0.02 | share of predicted contribution that a token may go without, averaged over its rounds |
-//! | `needed-share` | 0.3 | debtors with more than this share of a layer are always waited for |
-//! | `double-loss` | 0.08 | packets are sent twice over links that lose more than this |
+//! | `needed-share` | 0.5 | debtors with more than this share of a layer are always waited for |
+//! | `double-loss` | 0.03 | packets are sent twice over links that lose more than this |
 //! | `hysteresis` | 0.03 | a new placement must save this share of the time, or the old one stays |
 //! | `standbys` | 0.125 | share of each worker's groups that another device keeps loaded |
 
@@ -30,12 +30,15 @@ mod tests;
 mod time;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bindings::exports::halo::policy::scheduler::{Device, Guest, Placement, Round, Verdict};
 use bindings::halo::policy::types::{Model, Setting};
 use settings::Settings;
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
+/// Of the model that was placed last.
+static LAYERS: AtomicU32 = AtomicU32::new(0);
 
 struct Halo;
 
@@ -52,11 +55,12 @@ impl Guest for Halo {
         devices: Vec<Device>,
         current: Option<Placement>,
     ) -> Result<Placement, String> {
+        LAYERS.store(model.layers, Ordering::Relaxed);
         place::place(settings(), &model, &devices, current)
     }
 
     fn admit(round: Round) -> Verdict {
-        admit::admit(settings(), &round)
+        admit::admit(settings(), LAYERS.load(Ordering::Relaxed), &round)
     }
 }
 

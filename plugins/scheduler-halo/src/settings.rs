@@ -16,8 +16,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             budget: 0.02,
-            needed_share: 0.3,
-            double_loss: 0.08,
+            needed_share: 0.5,
+            double_loss: 0.03,
             hysteresis: 0.03,
             standbys: 0.125,
         }
