@@ -169,7 +169,7 @@ mod tests {
         }
         let mean = rankings.kept(Order::Mean, 0);
         assert_eq!(mean.layers, [14.0 / 30.0, 21.0 / 30.0]);
-        assert_eq!(mean.overall, 17.5 / 30.0);
+        assert_eq!(mean.overall, (14.0 / 30.0 + 21.0 / 30.0) / 2.0);
         assert_eq!(rankings.correlation(Order::Mean).layers, [-1.0, 0.2]);
     }
 }
