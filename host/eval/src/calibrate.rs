@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use halo_engine::{Backbone, Engine, FeedForward, KvCache};
 use halo_models::{Array, Calibration, Package};
 
+use crate::checkpoint::Checkpoint;
 use crate::contributions::Contributions;
 use crate::kept::Kept;
 use crate::observe::Observed;
@@ -22,6 +25,9 @@ pub struct CalibrateOptions {
     pub window: usize,
     /// Tokens to read at most, in equal parts from each text's beginning.
     pub max_tokens: Option<usize>,
+    /// A file to keep in what was learnt so far, and how often: a calibration that was interrupted goes on from there. It
+    /// takes `8 * layers * width²` bytes and a little more, and is removed at the end.
+    pub checkpoint: Option<(PathBuf, Duration)>,
 }
 
 impl Default for CalibrateOptions {
@@ -31,6 +37,7 @@ impl Default for CalibrateOptions {
             ridges: vec![1e-4, 1e-3, 1e-2, 1e-1],
             window: 512,
             max_tokens: None,
+            checkpoint: None,
         }
     }
 }
@@ -84,7 +91,15 @@ pub fn calibrate(
         cache: KvCache::new(shape, capacity),
     };
     let total = sample.fitted.len() + sample.held_out.len();
-    let mut ran = 0;
+    let mut statistics = vec![Statistics::new(shape.width, package.groups()); shape.layers];
+    let mut checkpoint = options
+        .checkpoint
+        .as_ref()
+        .map(|(path, every)| Checkpoint::new(path, *every, package, &sample));
+    let mut ran = checkpoint
+        .as_ref()
+        .map_or(0, |checkpoint| checkpoint.resume(&mut statistics));
+    let done = ran;
     let mut count = |progress: &mut dyn FnMut(Progress)| {
         ran += 1;
         progress(Progress {
@@ -94,12 +109,14 @@ pub fn calibrate(
         });
     };
 
-    let mut statistics = vec![Statistics::new(shape.width, package.groups()); shape.layers];
-    for document in &sample.fitted {
+    for (index, document) in sample.fitted.iter().enumerate().skip(done) {
         for window in &document.windows {
             model.run(window, &mut |seen| {
                 statistics[seen.layer].add(&features(seen.earlier, shape.width), seen.norms);
             })?;
+        }
+        if let Some(checkpoint) = &mut checkpoint {
+            checkpoint.save(&statistics, index + 1)?;
         }
         count(progress);
     }
@@ -150,6 +167,9 @@ pub fn calibrate(
         package.groups(),
     );
     let calibration = arrays(&statistics, &report, shape.width)?;
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.remove();
+    }
     Ok(Calibrated {
         calibration,
         report,

@@ -1,3 +1,6 @@
+use std::io;
+use std::path::PathBuf;
+
 use halo_engine::EngineError;
 use halo_models::PackageError;
 
@@ -42,6 +45,17 @@ pub enum EvalError {
     /// The predictor that is measured failed.
     #[error("the predictor failed: {0}")]
     Predictor(String),
+    /// What was learnt so far cannot be kept.
+    #[error(
+        "what was learnt so far cannot be kept in {}: {source}; make room there, or calibrate without keeping it",
+        path.display()
+    )]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An option that cannot be.
     #[error("{0}")]
     Option(String),

@@ -9,6 +9,7 @@
 
 pub mod bench;
 mod calibrate;
+mod checkpoint;
 mod contributions;
 mod documents;
 mod error;

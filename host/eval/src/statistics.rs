@@ -21,7 +21,7 @@ pub(crate) fn features(earlier: &[f32], width: usize) -> DMatrix<f64> {
 /// `x` is a row's features, `y` the logarithms of its groups' norms.
 #[derive(Clone, Debug)]
 pub(crate) struct Statistics {
-    rows: usize,
+    rows: f64,
     sum_x: DVector<f64>,
     sum_y: DVector<f64>,
     /// `Σ x xᵀ`, `[width, width]`.
@@ -47,7 +47,7 @@ impl Statistics {
     /// Nothing seen yet.
     pub(crate) fn new(width: usize, groups: usize) -> Self {
         Self {
-            rows: 0,
+            rows: 0.0,
             sum_x: DVector::zeros(width),
             sum_y: DVector::zeros(groups),
             sum_xx: DMatrix::zeros(width, width),
@@ -69,26 +69,50 @@ impl Statistics {
             let floor = (squares / groups as f64).sqrt() * FLOOR;
             row.apply(|norm| *norm = norm.max(floor).max(f64::from(f32::MIN_POSITIVE)).ln());
         }
-        self.rows += rows;
+        self.rows += rows as f64;
         self.sum_x += features.column_sum();
         self.sum_y += logs.column_sum();
         self.sum_xx.gemm(1.0, features, &features.transpose(), 1.0);
         self.sum_xy.gemm(1.0, features, &logs.transpose(), 1.0);
     }
 
+    /// All that it knows, by name.
+    pub(crate) fn sums(&self) -> [(&'static str, &[f64]); 6] {
+        [
+            ("rows", std::slice::from_ref(&self.rows)),
+            ("x", self.sum_x.as_slice()),
+            ("y", self.sum_y.as_slice()),
+            ("xx", self.sum_xx.as_slice()),
+            ("xy", self.sum_xy.as_slice()),
+            ("shares", self.shares.as_slice()),
+        ]
+    }
+
+    /// The same, to be filled in.
+    pub(crate) fn sums_mut(&mut self) -> [(&'static str, &mut [f64]); 6] {
+        [
+            ("rows", std::slice::from_mut(&mut self.rows)),
+            ("x", self.sum_x.as_mut_slice()),
+            ("y", self.sum_y.as_mut_slice()),
+            ("xx", self.sum_xx.as_mut_slice()),
+            ("xy", self.sum_xy.as_mut_slice()),
+            ("shares", self.shares.as_mut_slice()),
+        ]
+    }
+
     /// Each group's importance: the root of its mean share of a row's squared norms. Of all rankings that do not look at the
     /// input, the one by this keeps most of the contribution; and being a root it is in proportion to norms, as scores are.
     pub(crate) fn importance(&self) -> Vec<f64> {
-        let rows = self.rows.max(1) as f64;
+        let rows = self.rows.max(1.0);
         self.shares.iter().map(|sum| (sum / rows).sqrt()).collect()
     }
 
     /// Mean and covariance. `None` if a number is not finite, or nothing was seen.
     pub(crate) fn moments(&self) -> Option<Moments> {
-        if self.rows == 0 {
+        if self.rows == 0.0 {
             return None;
         }
-        let rows = self.rows as f64;
+        let rows = self.rows;
         let (mean_x, mean_y) = (&self.sum_x / rows, &self.sum_y / rows);
         let mut cov_xx = &self.sum_xx / rows;
         cov_xx.ger(-1.0, &mean_x, &mean_x, 1.0);

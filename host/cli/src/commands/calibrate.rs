@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,11 +13,17 @@ use crate::options::{Global, Text};
 use crate::output::{self, Output};
 use crate::progress;
 
+/// What was learnt so far, in the package's folder.
+const UNFINISHED: &str = ".halo-calibration";
+
+/// How often it is kept.
+const EVERY: Duration = Duration::from_secs(30);
+
 /// Learn from text how much each neuron group matters, and keep it in the package
 ///
 /// Runs the text through the model and fits, in closed form, a probe that predicts every group's contribution one round
 /// before it is computed. Schedulers and predictors work with what is learnt; a model that is not calibrated works too, but every
-/// group counts as equally important. The more the text resembles what the model will write, the better. Blank lines separate
+/// group counts as equally important. If it is interrupted, the same command goes on where it was. The more the text resembles what the model will write, the better. Blank lines separate
 /// its paragraphs.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -50,6 +57,7 @@ impl Calibrate {
         })?;
         let options = CalibrateOptions {
             max_tokens: self.max_tokens,
+            checkpoint: Some((package.dir().join(UNFINISHED), EVERY)),
             ..CalibrateOptions::default()
         };
         let bar = progress::bar(output, "calibrating", 0);

@@ -1,7 +1,10 @@
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
 
 use halo_engine::{Engine, EngineOptions};
-use halo_eval::{CalibrateOptions, Calibrated, Documents, EvalError, Stage, calibrate};
+use halo_eval::{CalibrateOptions, Calibrated, Documents, EvalError, Progress, Stage, calibrate};
 use halo_models::Package;
 
 use crate::texts::{calibration, copy, tiny};
@@ -176,4 +179,50 @@ fn impossible_options_are_errors() {
         refused(&|o| o.window = 1),
         "the window must be of 2 tokens at least"
     );
+}
+
+#[test]
+fn an_interrupted_calibration_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("unfinished");
+    let mut texts = calibration();
+    texts.iter_mut().for_each(|text| text.texts.truncate(8));
+    let engine = Engine::start(&EngineOptions::default()).unwrap();
+    let package = tiny();
+    let calibrate = |texts: &[Documents], file: Option<&Path>, stop: Option<usize>| {
+        let options = CalibrateOptions {
+            checkpoint: file.map(|file| (file.to_owned(), Duration::ZERO)),
+            ..CalibrateOptions::default()
+        };
+        let mut first = None;
+        let run = AssertUnwindSafe(|| {
+            let progress = &mut |p: Progress| {
+                first.get_or_insert(p.done);
+                assert!(Some(p.done) != stop, "interrupted");
+            };
+            calibrate(&engine, &package, texts, &options, progress).unwrap()
+        });
+        (catch_unwind(run).ok(), first)
+    };
+    let (whole, first) = calibrate(&texts, None, None);
+    assert_eq!(first, Some(1));
+
+    assert_eq!(calibrate(&texts, Some(&file), Some(5)), (None, Some(1)));
+    let kept = fs::read(&file).unwrap();
+    assert_eq!(
+        calibrate(&texts, Some(&file), None),
+        (whole.clone(), Some(6))
+    );
+    assert!(!file.exists());
+    // Interrupted after the last document to fit.
+    fs::write(&file, &kept).unwrap();
+    assert_eq!(calibrate(&texts, Some(&file), Some(15)), (None, Some(6)));
+    assert_eq!(calibrate(&texts, Some(&file), None).0, whole);
+
+    // What is another calibration's, or damaged, counts for nothing.
+    fs::write(&file, &kept[..kept.len() - 9]).unwrap();
+    assert_eq!(calibrate(&texts, Some(&file), None), (whole, Some(1)));
+    fs::write(&file, &kept).unwrap();
+    texts[1].texts.swap(0, 1);
+    assert_eq!(calibrate(&texts, Some(&file), None).1, Some(1));
 }
