@@ -8,7 +8,9 @@ use std::{
 
 use wasmtime::{Store, Trap};
 
-use crate::{Component, Digest, Fault, FaultReason, Operation, Sandbox, Setting, guest::Guest};
+use crate::{
+    Component, Digest, Fault, FaultReason, Limits, Operation, Sandbox, Setting, guest::Guest,
+};
 
 /// How an instance of one world is made.
 pub(crate) trait Start: Send + Sync + 'static {
@@ -99,6 +101,11 @@ impl<S: Start> Policy<S> {
                 Err(self.fault(operation, reason))
             }
         }
+    }
+
+    /// What it may use.
+    pub(crate) fn limits(&self) -> &Limits {
+        self.sandbox.limits()
     }
 
     /// What it was told.

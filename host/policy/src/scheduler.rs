@@ -1,45 +1,43 @@
 //! The scheduler in force.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use wasmtime::Store;
 
 use crate::{
-    Active, Answer, Cause, Change, Component, Debtor, Device, Fault, FaultReason, Kind, Model,
-    Operation, Placement, Placing, PolicyError, Round, Sandbox, Setting, Verdict, builtin, check,
+    Answer, Component, Debtor, Device, Fault, FaultReason, Kind, Model, Operation, Placement,
+    Placing, Round, Sandbox, Setting, Verdict, builtin, check,
     component::World,
     contract::{SchedulerCalls, SchedulerWorld, Started},
     guest::Guest,
     instance::{Policy, Start, shorten},
+    policy_slot::{PolicySlot, Role},
     recording::LastPass,
-    slot::Slot,
 };
 
 /// Decides who computes what and whom to wait for: by the policy in force, or by the built-in rule.
-///
-/// All methods take `&self` and may be called from any threads at once.
-pub struct SchedulerSlot {
-    sandbox: Sandbox,
-    slot: Slot<SchedulerStart>,
+pub type SchedulerSlot = PolicySlot<Scheduler>;
+
+/// Placements, and verdicts on rounds.
+#[derive(Debug, Default)]
+pub struct Scheduler {
     /// The last questions, to try a new policy on.
     last: Mutex<Last>,
     /// Placements under way.
     placing: AtomicUsize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Last {
     place: Option<(Model, Placing)>,
     rounds: LastPass<Round>,
 }
 
-struct SchedulerStart {
+/// How a scheduler is started.
+pub(crate) struct SchedulerStart {
     world: Arc<dyn SchedulerWorld>,
     settings: Vec<Setting>,
 }
@@ -56,204 +54,21 @@ impl Start for SchedulerStart {
     }
 }
 
-impl SchedulerSlot {
-    /// A slot with the built-in rule in force.
-    pub fn new(sandbox: &Sandbox) -> Self {
-        Self {
-            sandbox: sandbox.clone(),
-            slot: Slot::new(Kind::Scheduler, sandbox.limits().strikes),
-            last: Mutex::default(),
-            placing: AtomicUsize::new(0),
-        }
-    }
+impl Role for Scheduler {
+    type Start = SchedulerStart;
 
-    /// Puts a policy in force.
-    ///
-    /// It is instantiated, initialised and tried on the last placement's and the last pass's questions (made-up ones if there
-    /// are none) beside the one in force, and becomes current between two calls; calls under way end on the old one. The
-    /// trial's calls are the new instance's first ones.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::WrongKind`] for a predictor, [`PolicyError::Trial`] if it failed its initialisation or its trial. The
-    /// policy in force stays.
-    pub fn activate(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
-        self.put_in_force(component, settings, Cause::Activated)
-    }
+    const KIND: Kind = Kind::Scheduler;
 
-    /// As [`activate`](Self::activate), for another reason.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`activate`](Self::activate).
-    pub fn put_in_force(
-        &self,
-        component: &Component,
-        settings: &[Setting],
-        cause: Cause,
-    ) -> Result<(), PolicyError> {
-        let policy = self.start(component, settings)?;
-        self.slot.replace(Some(policy), cause);
-        Ok(())
-    }
-
-    /// Does all that [`activate`](Self::activate) does first, and leaves what is in force.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`activate`](Self::activate).
-    pub fn try_out(&self, component: &Component, settings: &[Setting]) -> Result<(), PolicyError> {
-        self.start(component, settings).map(drop)
-    }
-
-    /// Puts the built-in rule in force.
-    pub fn deactivate(&self, cause: Cause) {
-        self.slot.replace(None, cause);
-    }
-
-    /// A new instance that has passed its trial.
-    fn start(
-        &self,
-        component: &Component,
-        settings: &[Setting],
-    ) -> Result<Policy<SchedulerStart>, PolicyError> {
+    fn start(&self, component: &Component, settings: &[Setting]) -> Option<SchedulerStart> {
         let World::Scheduler(world) = &component.world else {
-            return Err(PolicyError::WrongKind {
-                name: component.name().to_owned(),
-                expected: Kind::Scheduler,
-                found: component.kind(),
-            });
+            return None;
         };
-        let start = SchedulerStart {
+        Some(SchedulerStart {
             world: world.clone(),
             settings: settings.to_vec(),
-        };
-        let policy = Policy::start(&self.sandbox, component, start)?;
-        self.try_instance(&policy)?;
-        Ok(policy)
+        })
     }
 
-    /// A placement of every group on some device with memory for it.
-    ///
-    /// `current` is the placement in force over the same devices, if there is one: it stays if the policy says that it
-    /// cannot place. Where memory does not suffice for all groups, the built-in rule leaves the rest to the leader, which
-    /// has them on disk.
-    pub fn place(
-        &self,
-        model: &Model,
-        devices: &[Device],
-        current: Option<&Placement>,
-    ) -> Answer<Placement> {
-        // What does not fit these devices is no placement in force, and must not reach a policy as one.
-        let current = current.filter(|current| check::placement(model, devices, current).is_ok());
-        let question = check::model(model).and_then(|()| check::devices(devices));
-        if question.is_ok() {
-            let placing = Placing {
-                devices: devices.to_vec(),
-                current: current.cloned(),
-            };
-            self.last().place = Some((model.clone(), placing));
-        }
-        let Some(policy) = self.slot.current() else {
-            return Answer {
-                value: builtin::place(model, devices),
-                fault: None,
-            };
-        };
-        let outcome = question.map_err(|reason| policy.fault(Operation::Place, reason));
-        let outcome = outcome.and_then(|()| {
-            self.placing.fetch_add(1, Ordering::AcqRel);
-            let outcome = self.ask_place(&policy, model, devices, current);
-            self.placing.fetch_sub(1, Ordering::AcqRel);
-            outcome
-        });
-        match self.slot.settle(&policy, outcome) {
-            Ok(value) => Answer { value, fault: None },
-            Err(fault) => {
-                let value = match (&fault.reason, current) {
-                    (FaultReason::Refused(_), Some(current)) => current.clone(),
-                    _ => builtin::place(model, devices),
-                };
-                Answer {
-                    value,
-                    fault: Some(fault),
-                }
-            }
-        }
-    }
-
-    /// Whom to wait for in `round`, and how long. While the policy is busy with a placement, the built-in rule answers, so
-    /// that no round waits for a plan.
-    pub fn admit(&self, round: &Round) -> Answer<Verdict> {
-        let question = check::round(round);
-        if question.is_ok()
-            && let Some(last) = self.last().rounds.entry(round.layer)
-        {
-            last.clone_from(round);
-        }
-        let busy = self.placing.load(Ordering::Acquire) > 0;
-        let Some(policy) = self.slot.current().filter(|_| !busy) else {
-            return Answer {
-                value: builtin::admit(round),
-                fault: None,
-            };
-        };
-        let outcome = question
-            .map_err(|reason| policy.fault(Operation::Admit, reason))
-            .and_then(|()| self.ask_admit(&policy, round));
-        match self.slot.settle(&policy, outcome) {
-            Ok(value) => Answer { value, fault: None },
-            Err(fault) => Answer {
-                value: builtin::admit(round),
-                fault: Some(fault),
-            },
-        }
-    }
-
-    /// What is in force.
-    pub fn active(&self) -> Active {
-        self.slot.active()
-    }
-
-    /// What has been in force, oldest first; the last is in force now.
-    pub fn history(&self) -> Vec<Change> {
-        self.slot.history()
-    }
-
-    /// The last question for a placement, and the last round of each layer.
-    pub fn questions(&self) -> (Option<Placing>, Vec<Round>) {
-        let last = self.last();
-        let placing = last.place.as_ref().map(|(_, placing)| placing.clone());
-        (placing, last.rounds.questions())
-    }
-
-    fn ask_place(
-        &self,
-        policy: &Policy<SchedulerStart>,
-        model: &Model,
-        devices: &[Device],
-        current: Option<&Placement>,
-    ) -> Result<Placement, Fault> {
-        let time = self.sandbox.limits().place;
-        let answer = policy.call(Operation::Place, time, |bindings, store| {
-            bindings.place(store, model, devices, current)
-        })?;
-        let fault = |reason| policy.fault(Operation::Place, reason);
-        let placement = answer.map_err(|words| fault(FaultReason::Refused(shorten(&words))))?;
-        check::placement(model, devices, &placement).map_err(fault)?;
-        Ok(placement)
-    }
-
-    fn ask_admit(&self, policy: &Policy<SchedulerStart>, round: &Round) -> Result<Verdict, Fault> {
-        let time = self.sandbox.limits().admit;
-        let verdict = policy.call(Operation::Admit, time, |bindings, store| {
-            bindings.admit(store, round)
-        })?;
-        check::verdict(round, &verdict).map_err(|reason| policy.fault(Operation::Admit, reason))?;
-        Ok(verdict)
-    }
-
-    /// The new policy's first calls, on whose results nothing depends but whether it is put in force.
     fn try_instance(&self, policy: &Policy<SchedulerStart>) -> Result<(), Fault> {
         let (place, mut rounds) = {
             let last = self.last();
@@ -277,8 +92,127 @@ impl SchedulerSlot {
         }
         Ok(())
     }
+}
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+impl SchedulerSlot {
+    /// A slot with the built-in rule in force.
+    pub fn new(sandbox: &Sandbox) -> Self {
+        Self::with_role(sandbox, Scheduler::default())
+    }
+
+    /// A placement of every group on some device with memory for it.
+    ///
+    /// `current` is the placement in force over the same devices, if there is one: it stays if the policy says that it
+    /// cannot place. Where memory does not suffice for all groups, the built-in rule leaves the rest to the leader, which
+    /// has them on disk.
+    pub fn place(
+        &self,
+        model: &Model,
+        devices: &[Device],
+        current: Option<&Placement>,
+    ) -> Answer<Placement> {
+        // What does not fit these devices is no placement in force, and must not reach a policy as one.
+        let current = current.filter(|current| check::placement(model, devices, current).is_ok());
+        let question = check::model(model).and_then(|()| check::devices(devices));
+        if question.is_ok() {
+            let placing = Placing {
+                devices: devices.to_vec(),
+                current: current.cloned(),
+            };
+            self.role.last().place = Some((model.clone(), placing));
+        }
+        let Some(policy) = self.slot.current() else {
+            return Answer {
+                value: builtin::place(model, devices),
+                fault: None,
+            };
+        };
+        let outcome = question.map_err(|reason| policy.fault(Operation::Place, reason));
+        let outcome = outcome.and_then(|()| {
+            self.role.placing.fetch_add(1, Ordering::AcqRel);
+            let outcome = self.role.ask_place(&policy, model, devices, current);
+            self.role.placing.fetch_sub(1, Ordering::AcqRel);
+            outcome
+        });
+        match self.slot.settle(&policy, outcome) {
+            Ok(value) => Answer { value, fault: None },
+            Err(fault) => {
+                let value = match (&fault.reason, current) {
+                    (FaultReason::Refused(_), Some(current)) => current.clone(),
+                    _ => builtin::place(model, devices),
+                };
+                Answer {
+                    value,
+                    fault: Some(fault),
+                }
+            }
+        }
+    }
+
+    /// Whom to wait for in `round`, and how long. While the policy is busy with a placement, the built-in rule answers, so
+    /// that no round waits for a plan.
+    pub fn admit(&self, round: &Round) -> Answer<Verdict> {
+        let question = check::round(round);
+        if question.is_ok()
+            && let Some(last) = self.role.last().rounds.entry(round.layer)
+        {
+            last.clone_from(round);
+        }
+        let busy = self.role.placing.load(Ordering::Acquire) > 0;
+        let Some(policy) = self.slot.current().filter(|_| !busy) else {
+            return Answer {
+                value: builtin::admit(round),
+                fault: None,
+            };
+        };
+        let outcome = question
+            .map_err(|reason| policy.fault(Operation::Admit, reason))
+            .and_then(|()| self.role.ask_admit(&policy, round));
+        match self.slot.settle(&policy, outcome) {
+            Ok(value) => Answer { value, fault: None },
+            Err(fault) => Answer {
+                value: builtin::admit(round),
+                fault: Some(fault),
+            },
+        }
+    }
+
+    /// The last question for a placement, and the last round of each layer.
+    pub fn questions(&self) -> (Option<Placing>, Vec<Round>) {
+        let last = self.role.last();
+        let placing = last.place.as_ref().map(|(_, placing)| placing.clone());
+        (placing, last.rounds.questions())
+    }
+}
+
+impl Scheduler {
+    fn ask_place(
+        &self,
+        policy: &Policy<SchedulerStart>,
+        model: &Model,
+        devices: &[Device],
+        current: Option<&Placement>,
+    ) -> Result<Placement, Fault> {
+        let time = policy.limits().place;
+        let answer = policy.call(Operation::Place, time, |bindings, store| {
+            bindings.place(store, model, devices, current)
+        })?;
+        let fault = |reason| policy.fault(Operation::Place, reason);
+        let placement = answer.map_err(|words| fault(FaultReason::Refused(shorten(&words))))?;
+        check::placement(model, devices, &placement).map_err(fault)?;
+        Ok(placement)
+    }
+
+    fn ask_admit(&self, policy: &Policy<SchedulerStart>, round: &Round) -> Result<Verdict, Fault> {
+        let time = policy.limits().admit;
+        let verdict = policy.call(Operation::Admit, time, |bindings, store| {
+            bindings.admit(store, round)
+        })?;
+        check::verdict(round, &verdict).map_err(|reason| policy.fault(Operation::Admit, reason))?;
+        Ok(verdict)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -324,13 +258,5 @@ fn sample_round() -> Round {
         rows: 1,
         debtors: vec![debtor(1), debtor(2)],
         concealed: 0.0,
-    }
-}
-
-impl fmt::Debug for SchedulerSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SchedulerSlot")
-            .field("active", &self.active())
-            .finish_non_exhaustive()
     }
 }
