@@ -11,6 +11,7 @@ mod network;
 mod profile;
 mod rate;
 mod relay;
+mod soak;
 mod speedup;
 mod tools;
 mod unequal;
@@ -157,6 +158,7 @@ enum Command {
     Generate(cluster::Args),
     Speedup(speedup::Args),
     Unequal(unequal::Args),
+    Soak(soak::Args),
     /// Take the lab away, and end what runs on its hosts.
     Down,
     /// Pass on a host's packets, late. Started by `lab delay`.
@@ -209,6 +211,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Command::Generate(args) => cluster::generate(&Lab::open(&name)?, &args),
         Command::Speedup(args) => speedup::run(&args),
         Command::Unequal(args) => unequal::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::Profile { profile, hosts } => change(&name, &hosts, &profile.conditions()),
         Command::Loss { share, hosts } => change(&name, &hosts, &[Box::new(Loss::random(share))]),

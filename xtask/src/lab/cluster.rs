@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::host::Host;
@@ -100,14 +100,33 @@ pub(super) struct Cluster<'a> {
     workers: Vec<Worker>,
 }
 
-/// A process, and what it prints, which must not be closed before it ends.
-struct Worker(Child, BufReader<ChildStdout>);
+/// A worker's process. Dropping it ends it.
+struct Worker {
+    host: u8,
+    child: Child,
+    /// What it prints; it must not be closed before the process ends.
+    said: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Waits until it serves.
+    fn wait_ready(&mut self) -> Result<()> {
+        let mut said = String::new();
+        self.said.read_line(&mut said)?;
+        ensure!(
+            said.contains("\"ready\""),
+            "it does not run: {}",
+            said.trim()
+        );
+        Ok(())
+    }
+}
 
 impl Drop for Worker {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -131,12 +150,40 @@ impl<'a> Cluster<'a> {
             "a cluster needs two hosts: `cargo xtask lab up --hosts 2`"
         );
         for host in workers {
-            let worker = cluster.worker(host);
-            let worker =
-                worker.with_context(|| format!("cannot start a worker on host {}", host.number))?;
+            let mut worker = cluster.worker(host)?;
+            let ready = worker.wait_ready();
+            ready.with_context(|| format!("cannot start a worker on host {}", host.number))?;
             cluster.workers.push(worker);
         }
         Ok(cluster)
+    }
+
+    /// Kills the worker of a host.
+    pub(super) fn kill(&mut self, host: u8) {
+        self.workers.retain(|worker| worker.host != host);
+    }
+
+    /// Starts a worker on a host that has none, and returns before it serves.
+    pub(super) fn join(&mut self, host: u8) -> Result<()> {
+        let worker = self.worker(self.lab.host(host)?)?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// The workers' hosts and processes. Fails if one has ended by itself.
+    pub(super) fn processes(&mut self) -> Result<Vec<(u8, u32)>> {
+        for worker in &mut self.workers {
+            if let Some(status) = worker.child.try_wait()? {
+                bail!(
+                    "the worker on host {} ended by itself ({status})",
+                    worker.host
+                );
+            }
+        }
+        let workers = self.workers.iter();
+        Ok(workers
+            .map(|worker| (worker.host, worker.child.id()))
+            .collect())
     }
 
     fn worker(&self, host: &Host) -> Result<Worker> {
@@ -148,26 +195,27 @@ impl<'a> Cluster<'a> {
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().context("it has no output")?;
-        let mut worker = Worker(child, BufReader::new(stdout));
-        let mut said = String::new();
-        worker.1.read_line(&mut said)?;
-        ensure!(
-            said.contains("\"ready\""),
-            "it does not run: {}",
-            said.trim()
-        );
-        Ok(worker)
+        Ok(Worker {
+            host: host.number,
+            child,
+            said: BufReader::new(stdout),
+        })
     }
 
-    /// `halo run` at the head of the cluster.
+    /// `halo run` at the head of the cluster, with all its workers.
     pub(super) fn leader(&self) -> Result<Command> {
         self.lead("run")
     }
 
-    /// A subcommand at the head of the cluster.
+    /// A subcommand at the head of the cluster, with all its workers.
     pub(super) fn lead(&self, subcommand: &str) -> Result<Command> {
+        self.lead_some(subcommand, self.workers.len())
+    }
+
+    /// The same, with so many of them or more.
+    pub(super) fn lead_some(&self, subcommand: &str, workers: usize) -> Result<Command> {
         let mut command = self.halo(self.lab.host(1)?, subcommand);
-        command.args(["--workers", &self.workers.len().to_string()]);
+        command.args(["--workers", &workers.to_string()]);
         for host in self.lab.hosts().iter().skip(1) {
             command.args(["--connect", &endpoint(host)]);
         }

@@ -147,6 +147,16 @@ impl Lab {
         cgroup::remove(&name.prefix())
     }
 
+    /// Takes a host's link away from the others', or puts it back.
+    pub(super) fn cut(host: &Host, cut: bool) -> Result<()> {
+        let state = if cut { "down" } else { "up" };
+        ip(&format!(
+            "-n {} link set {} {state}",
+            host.switch,
+            host.port()
+        ))
+    }
+
     /// All hosts, the first first.
     pub(super) fn hosts(&self) -> &[Host] {
         &self.hosts
