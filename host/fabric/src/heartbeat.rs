@@ -1,6 +1,6 @@
 //! Pings and pongs on the data plane.
 //!
-//! Every node pings every member four times a second. A ping carries the sender's own clock, and the pong carries it
+//! Every node pings every member four times a second, and one whose reliable link has gone more often. A ping carries the sender's own clock, and the pong carries it
 //! back, so round trips are measured without comparing clocks. A pong also says how many of the pinging node's packets
 //! have arrived and how many are missing, so each side knows the loss of both ways.
 
@@ -21,6 +21,10 @@ use crate::{Header, Kind, Link, NodeId, alive};
 
 /// Time between two pings to one node.
 const PERIOD: Duration = Duration::from_millis(250);
+
+/// Time between two pings to a node whose reliable link has gone: it has died, or the network is disturbed, and the sooner that
+/// is known the better.
+const CUT_PERIOD: Duration = Duration::from_millis(60);
 
 /// Pings to a new member, before it is planned with, and the time between them: one that was held up says little of the way.
 const FIRST_PINGS: u32 = 8;
@@ -115,6 +119,8 @@ pub(crate) async fn run(
 ) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut hurried = tokio::time::interval(CUT_PERIOD);
+    hurried.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut vigils = BTreeMap::<NodeId, Vigil>::new();
     let mut questions = JoinSet::new();
     let link = |node: &NodeId| {
@@ -135,6 +141,13 @@ pub(crate) async fn run(
                     roster.judge(&node, vigil.answered(answered));
                 }
             }
+            _ = hurried.tick() => {
+                for (node, vigil) in vigils.iter_mut().filter(|(node, _)| roster.is_cut(node)) {
+                    let Ok(link) = link(node) else { continue };
+                    roster.judge(node, vigil.tick_if_cut(link.last_heard()));
+                    ping(&link, &plane);
+                }
+            }
             _ = ticks.tick() => {
                 let mut announced = roster.announced();
                 announced.retain(|node| *node != plane.node);
@@ -145,7 +158,7 @@ pub(crate) async fn run(
                         tokio::spawn(get_to_know(Arc::clone(&link), Arc::clone(&plane)));
                     }
                     let vigil = vigils.entry(node.clone()).or_default();
-                    let finding = vigil.tick(link.last_heard(), roster.is_cut(&node));
+                    let finding = vigil.tick(link.last_heard());
                     ping(&link, &plane);
                     if finding == Finding::Ask {
                         questions.spawn(alive::ask(session.clone(), plane.cluster.clone(), node));

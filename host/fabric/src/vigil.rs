@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 /// Heartbeats without a word after which a node that has also cut the reliable link is dead: what ends a process closes its
-/// connections, but those are closed as well when only the network between is disturbed.
-const SILENT_IF_CUT: u32 = 3;
+/// connections, but those are closed as well when only the network between is disturbed. They follow one another more quickly.
+const SILENT_IF_CUT: u32 = 6;
 
 /// Heartbeats without a word after which a node is asked on the control plane. On a link that loses three packets of ten,
 /// pings and answers to ours stay away for so long once in many hours.
@@ -31,21 +31,19 @@ pub(crate) struct Vigil {
     last_heard: Option<Instant>,
     /// Heartbeats since.
     quiet: u32,
+    /// Heartbeats since, and since the reliable link to it has gone.
+    quiet_and_cut: u32,
     asking: bool,
 }
 
 impl Vigil {
-    /// A heartbeat has passed. `cut` is whether the reliable link to the node has gone.
-    pub(crate) fn tick(&mut self, last_heard: Option<Instant>, cut: bool) -> Finding {
-        if last_heard > self.last_heard {
-            self.last_heard = last_heard;
-            self.quiet = 0;
+    /// A heartbeat has passed.
+    pub(crate) fn tick(&mut self, last_heard: Option<Instant>) -> Finding {
+        if self.hears(last_heard) {
             return Finding::Alive;
         }
         self.quiet = self.quiet.saturating_add(1);
-        if cut && self.quiet >= SILENT_IF_CUT {
-            Finding::Silent
-        } else if self.quiet >= ASK_AFTER && !self.asking {
+        if self.quiet >= ASK_AFTER && !self.asking {
             self.asking = true;
             Finding::Ask
         } else {
@@ -53,11 +51,32 @@ impl Vigil {
         }
     }
 
+    /// A heartbeat of those has passed that go to a node while the reliable link to it has gone.
+    pub(crate) fn tick_if_cut(&mut self, last_heard: Option<Instant>) -> Finding {
+        if self.hears(last_heard) {
+            return Finding::Alive;
+        }
+        self.quiet_and_cut = self.quiet_and_cut.saturating_add(1);
+        if self.quiet_and_cut >= SILENT_IF_CUT {
+            Finding::Silent
+        } else {
+            Finding::Wait
+        }
+    }
+
+    fn hears(&mut self, last_heard: Option<Instant>) -> bool {
+        let heard = last_heard > self.last_heard;
+        if heard {
+            (self.last_heard, self.quiet, self.quiet_and_cut) = (last_heard, 0, 0);
+        }
+        heard
+    }
+
     /// The node has answered the question, or has not.
     pub(crate) fn answered(&mut self, answered: bool) -> Finding {
         self.asking = false;
         if answered {
-            self.quiet = 0;
+            (self.quiet, self.quiet_and_cut) = (0, 0);
             Finding::Alive
         } else if self.quiet >= ASK_AFTER {
             Finding::Silent
@@ -77,16 +96,16 @@ mod tests {
     fn silence_leads_to_a_question_and_no_answer_to_death() {
         let mut vigil = Vigil::default();
         let now = Instant::now();
-        assert_eq!(vigil.tick(Some(now), false), Finding::Alive);
+        assert_eq!(vigil.tick(Some(now)), Finding::Alive);
         for _ in 1..ASK_AFTER {
-            assert_eq!(vigil.tick(Some(now), false), Finding::Wait);
+            assert_eq!(vigil.tick(Some(now)), Finding::Wait);
         }
-        assert_eq!(vigil.tick(Some(now), false), Finding::Ask);
-        assert_eq!(vigil.tick(Some(now), false), Finding::Wait, "asked already");
+        assert_eq!(vigil.tick(Some(now)), Finding::Ask);
+        assert_eq!(vigil.tick(Some(now)), Finding::Wait, "asked already");
         assert_eq!(vigil.answered(false), Finding::Silent);
-        assert_eq!(vigil.tick(Some(now), false), Finding::Ask, "asked again");
+        assert_eq!(vigil.tick(Some(now)), Finding::Ask, "asked again");
         let later = now + Duration::from_secs(1);
-        assert_eq!(vigil.tick(Some(later), false), Finding::Alive);
+        assert_eq!(vigil.tick(Some(later)), Finding::Alive);
         assert_eq!(vigil.answered(false), Finding::Wait, "heard meanwhile");
     }
 
@@ -94,7 +113,7 @@ mod tests {
     fn whoever_answers_is_alive_without_a_data_plane() {
         let mut vigil = Vigil::default();
         for _ in 0..10 {
-            while vigil.tick(None, false) != Finding::Ask {}
+            while vigil.tick(None) != Finding::Ask {}
             assert_eq!(vigil.answered(true), Finding::Alive);
         }
     }
@@ -103,10 +122,17 @@ mod tests {
     fn silence_is_enough_where_the_reliable_link_is_cut() {
         let mut vigil = Vigil::default();
         let now = Instant::now();
-        assert_eq!(vigil.tick(Some(now), true), Finding::Alive, "it is heard");
+        assert_eq!(vigil.tick_if_cut(Some(now)), Finding::Alive, "it is heard");
         for _ in 1..SILENT_IF_CUT {
-            assert_eq!(vigil.tick(Some(now), true), Finding::Wait);
+            assert_eq!(vigil.tick_if_cut(Some(now)), Finding::Wait);
         }
-        assert_eq!(vigil.tick(Some(now), true), Finding::Silent);
+        assert_eq!(vigil.tick_if_cut(Some(now)), Finding::Silent);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(vigil.tick(Some(later)), Finding::Alive);
+        assert_eq!(
+            vigil.tick_if_cut(Some(later)),
+            Finding::Wait,
+            "it begins anew"
+        );
     }
 }

@@ -96,7 +96,7 @@ impl Default for Sync {
     fn default() -> Self {
         Self {
             mode: SyncMode::Relaxed,
-            bound_ms: 1000,
+            bound_ms: 800,
             conceal: Concealment::default(),
             activation: Encoding::Q8,
             partial: Encoding::Q8,
