@@ -151,6 +151,9 @@ pub enum NodeError {
         /// What to do.
         advice: String,
     },
+    /// Nodes send tensors over different things.
+    #[error("{0}")]
+    MixedTransports(String),
     /// The first generation could not be set up.
     #[error(transparent)]
     Generation(#[from] GenerationError),

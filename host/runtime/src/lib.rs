@@ -60,7 +60,7 @@ pub use config::{Config, ConfigError, SyncMode};
 pub use error::{GenerationError, NodeError};
 pub use generation::{Finish, Report, Request, Source, Token};
 pub use generator::{GenerationId, Generator, Progress};
-pub use messages::{Choice, Loading, PolicyEntry, PolicyList, PolicyState, Profile};
+pub use messages::{Choice, Loading, PolicyEntry, PolicyList, PolicyState, Profile, Sequences};
 pub use node::{Node, fabric_config};
 pub use ping::Pinged;
 pub use plan::Plan;

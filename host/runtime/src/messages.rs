@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use halo_fabric::{Encoding, NodeId};
+use halo_fabric::{Encoding, NodeId, Transport};
 use halo_policy::{Change, Digest, Kind, Setting};
 use serde::{Deserialize, Serialize};
 
@@ -71,9 +71,24 @@ pub struct Profile {
     pub speed: f32,
     /// Bytes it has for feed-forward groups.
     pub memory: u64,
+    /// What it sends tensors over.
+    #[serde(default)]
+    pub transport: Transport,
     /// The temperature of its hottest part when it was asked, in degrees Celsius, if it tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+}
+
+impl Profile {
+    /// Why this worker cannot compute for a leader that sends tensors over something else.
+    pub(crate) fn misfit(&self, leader: &Self) -> Option<String> {
+        (self.transport != leader.transport).then(|| {
+            format!(
+                "{} sends tensors over {} and {} over {}; start all nodes of a cluster with the same --transport",
+                self.node, self.transport, leader.node, leader.transport
+            )
+        })
+    }
 }
 
 /// How far a node is with loading the neuron groups that leaders have asked it to compute.
@@ -125,15 +140,42 @@ pub struct PolicyEntry {
 pub struct PolicyList {
     /// All it has.
     pub policies: Vec<PolicyEntry>,
-    /// Rises with every change in the cluster: the highest is the latest.
-    pub sequence: u64,
+    /// The latest changes that it knows of.
+    pub sequence: Sequences,
+}
+
+/// Numbers of the latest changes in a cluster, by kind. Each change has another number, and the highest is the latest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequences {
+    /// Of the scheduler in force.
+    pub scheduler: u64,
+    /// Of the predictor in force.
+    pub predictor: u64,
+}
+
+impl Sequences {
+    /// Of one kind.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Scheduler => self.scheduler,
+            Kind::Predictor => self.predictor,
+        }
+    }
+
+    pub(crate) fn set(&mut self, kind: Kind, sequence: u64) {
+        match kind {
+            Kind::Scheduler => self.scheduler = sequence,
+            Kind::Predictor => self.predictor = sequence,
+        }
+    }
 }
 
 /// What is in force on a node, and was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyState {
-    /// Rises with every change in the cluster: the highest is the latest.
-    pub sequence: u64,
+    /// The latest changes that it knows of.
+    pub sequence: Sequences,
     /// Its schedulers, oldest first; the last is in force.
     pub scheduler: Vec<Change>,
     /// Its predictors, oldest first; the last is in force.

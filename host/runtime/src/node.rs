@@ -232,13 +232,13 @@ impl Node {
         let end = Instant::now() + patience;
         loop {
             let found = cluster::profiles(&self.fabric).await;
-            let found = found.into_values().filter_map(Result::ok);
-            let workers: Vec<NodeId> = found
-                .filter(|p| p.serves && p.model == self.profile.model)
-                .map(|p| p.node)
-                .collect();
-            if workers.len() >= wanted {
-                return Ok(workers);
+            let mut found: Vec<Profile> = found.into_values().filter_map(Result::ok).collect();
+            found.retain(|p| p.serves && p.model == self.profile.model);
+            if let Some(why) = found.iter().find_map(|p| p.misfit(&self.profile)) {
+                return Err(NodeError::MixedTransports(why));
+            }
+            if found.len() >= wanted {
+                return Ok(found.into_iter().map(|p| p.node).collect());
             }
             if Instant::now() >= end {
                 return Err(self.no_workers(wanted, patience).await);
@@ -369,6 +369,7 @@ pub(crate) fn profile(config: &Config, node: NodeId, serves: bool) -> Profile {
         model: String::new(),
         speed: 0.0,
         memory: memory.unwrap_or(u64::MAX),
+        transport: config.testing.transport,
         temperature: None,
     }
 }

@@ -101,9 +101,7 @@ impl Operations {
                     } else {
                         Cause::Activated
                     };
-                    self.policies
-                        .activate(&wish.choice, cause, wish.sequence)
-                        .map_err(|e| e.to_string())
+                    self.policies.activate(&wish.choice, cause, wish.sequence)
                 })
                 .await
             }

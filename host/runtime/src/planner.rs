@@ -151,8 +151,10 @@ impl Planner {
 
     /// Begins an attempt at a placement with everybody who can help, if those are enough.
     fn begin(&self, known: &mut Known) -> Option<Attempt<'_>> {
-        let usable =
-            |p: &&Profile| p.serves && p.model == self.package.identity() && !known.is_out(&p.node);
+        let usable = |p: &&Profile| {
+            let fits = p.serves && p.model == self.package.identity();
+            fits && p.misfit(&self.own).is_none() && !known.is_out(&p.node)
+        };
         let workers: Vec<Profile> = known.profiles.values().filter(usable).cloned().collect();
         // Once a text is being written, going on beyond the leader's memory is better than not going on.
         if known.current.is_none() && (workers.len() < self.minimum || !self.holds_all(&workers)) {
@@ -270,6 +272,14 @@ impl Planner {
                         "{node} has another kind of processor ({}, and this is {}): it rounds in another way",
                         profile.architecture, self.own.architecture
                     );
+                }
+                let misfit = profile.misfit(&self.own);
+                if let Some(why) = misfit.filter(|_| profile.serves && !other) {
+                    warn!("{why}");
+                    // A text that is being written goes on without it; one that has not begun may as well be told.
+                    if known.current.is_none() {
+                        self.slot.end(why);
+                    }
                 }
                 known.suspects.remove(&node);
                 known.profiles.insert(node, profile);

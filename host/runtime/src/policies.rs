@@ -3,7 +3,6 @@
 mod view;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use halo_models::Package;
@@ -16,7 +15,9 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::error::NodeError;
-use crate::messages::{Choice, Fetch, Piece, PolicyEntry, PolicyList, PolicyState, Push, Pushed};
+use crate::messages::{
+    Choice, Fetch, Piece, PolicyEntry, PolicyList, PolicyState, Push, Pushed, Sequences,
+};
 use crate::pieces::{Incoming, piece_of};
 
 pub use view::described;
@@ -44,8 +45,10 @@ pub struct Policies {
     /// The components compiled last, to be tried, put in force and gone back to.
     compiled: Mutex<VecDeque<Component>>,
     incoming: Mutex<Incoming>,
-    /// Of the last change, so that a node that comes later can tell whose policies are the latest.
-    sequence: AtomicU64,
+    /// Of the last changes, so that a node that comes later can tell whose policies are the latest.
+    sequence: Mutex<Sequences>,
+    /// Held while a change is made.
+    changing: Mutex<()>,
     changed: watch::Sender<u64>,
 }
 
@@ -67,7 +70,8 @@ impl Policies {
             settings: settings.clone(),
             compiled: Mutex::default(),
             incoming: Mutex::default(),
-            sequence: AtomicU64::new(0),
+            sequence: Mutex::default(),
+            changing: Mutex::default(),
             changed: watch::Sender::new(0),
         };
         policies.start(
@@ -194,27 +198,37 @@ impl Policies {
         }
     }
 
-    /// Puts a policy in force as the `sequence`-th change in the cluster. It is tried first, and if it fails, what was in
-    /// force stays.
+    /// Puts a policy in force as the change in the cluster that has this number. It is tried first, and if it fails, or another
+    /// change is later, what was in force stays.
     pub(crate) fn activate(
         &self,
         choice: &Choice,
         cause: Cause,
         sequence: u64,
-    ) -> Result<(), PolicyError> {
-        match self.component(choice)? {
-            Some(component) => {
-                self.put_in_force(&component, &self.settings_of(choice), cause)?;
-            }
-            None => self.deactivate(choice.kind, cause),
+    ) -> Result<(), String> {
+        let component = self.component(choice).map_err(|e| e.to_string())?;
+        let _changing = lock(&self.changing);
+        let kind = choice.kind;
+        if sequence < lock(&self.sequence).of(kind) {
+            return Err(format!(
+                "another {kind} was put in force at the same time, and stays; `halo policy history` shows it"
+            ));
         }
-        self.settle(sequence);
+        match component {
+            Some(component) => self
+                .put_in_force(&component, &self.settings_of(choice), cause)
+                .map_err(|e| e.to_string())?,
+            None => self.deactivate(kind, cause),
+        }
+        self.settle(kind, sequence);
         Ok(())
     }
 
     /// Takes note that nothing is to be taken over from the cluster up to this change.
-    pub(crate) fn settle(&self, sequence: u64) {
-        self.sequence.fetch_max(sequence, Ordering::Relaxed);
+    pub(crate) fn settle(&self, kind: Kind, sequence: u64) {
+        let mut latest = lock(&self.sequence);
+        let settled = latest.of(kind).max(sequence);
+        latest.set(kind, settled);
     }
 
     /// Whether a policy is at hand to be put in force.
@@ -289,7 +303,7 @@ impl Policies {
     /// What is in force, and was.
     pub fn state(&self) -> PolicyState {
         PolicyState {
-            sequence: self.sequence.load(Ordering::Relaxed),
+            sequence: *lock(&self.sequence),
             scheduler: self.scheduler.history(),
             predictor: self.predictor.history(),
         }

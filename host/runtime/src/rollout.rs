@@ -196,7 +196,8 @@ pub async fn roll_back(
         answered.filter_map(|(node, state)| Some((node, state.as_ref().ok()?)))
     };
     // Of those that know of the latest change, the one that has been there longest.
-    let latest = answered().max_by_key(|(_, state)| (state.sequence, state.history(kind).len()));
+    let latest =
+        answered().max_by_key(|(_, state)| (state.sequence.of(kind), state.history(kind).len()));
     let (node, latest) = latest.ok_or(NoWayBack::Silent)?;
     let target = target(kind, latest.history(kind), to)?;
     let choice = Choice {
@@ -264,7 +265,7 @@ async fn put_in_force(
         let wish = Activate {
             choice: choice.clone(),
             back,
-            sequence: next_sequence(fabric).await,
+            sequence: next_sequence(fabric, choice.kind).await,
         };
         let active = ask_some(fabric, messages::POLICY_ACTIVATE, &wish, &failed(&answers)).await;
         answers.extend(active);
@@ -282,10 +283,14 @@ async fn put_in_force(
     answers.collect()
 }
 
-async fn next_sequence(fabric: &Fabric) -> u64 {
+/// A number for a change that is higher than those so far. Its lower bits are random, so that of two changes made at the same time
+/// each has its own, and all nodes agree which is the later.
+async fn next_sequence(fabric: &Fabric, kind: Kind) -> u64 {
     let states = states(fabric).await;
     let states = states.values().filter_map(|state| state.as_ref().ok());
-    1 + states.map(|state| state.sequence).max().unwrap_or(0)
+    let latest = states.map(|state| state.sequence.of(kind)).max();
+    let changes = latest.unwrap_or(0) >> u16::BITS;
+    (changes + 1) << u16::BITS | u64::from(rand::random::<u16>())
 }
 
 /// Asks all members but these.
@@ -387,19 +392,23 @@ pub(crate) async fn catch_up(fabric: &Fabric, policies: &Arc<Policies>) {
         .iter()
         .filter_map(|(node, state)| Some((node, state.as_ref().ok()?)))
         .filter(|(node, _)| *node != fabric.node());
+    let others: Vec<_> = others.collect();
     let own = policies.state();
-    let Some((node, latest)) = others
-        .max_by_key(|(_, state)| state.sequence)
-        .filter(|(_, state)| state.sequence > own.sequence)
-    else {
-        return;
-    };
     for kind in [Kind::Scheduler, Kind::Predictor] {
+        let latest = others
+            .iter()
+            .max_by_key(|(_, state)| state.sequence.of(kind));
+        let Some((node, latest)) = latest else { return };
+        let sequence = latest.sequence.of(kind);
+        if sequence <= own.sequence.of(kind) {
+            continue;
+        }
         let Some(theirs) = latest.history(kind).last() else {
             continue;
         };
         let same = |ours: &Change| ours.digest == theirs.digest && ours.settings == theirs.settings;
         if !policies.follows_cluster(kind) || own.history(kind).last().is_some_and(same) {
+            policies.settle(kind, sequence);
             continue;
         }
         let choice = Choice {
@@ -411,12 +420,11 @@ pub(crate) async fn catch_up(fabric: &Fabric, policies: &Arc<Policies>) {
         if let Err(error) = bring(fabric, policies, node, &choice).await {
             // It may be had later.
             warn!(policy = choice.name, %node, "not taken over from the cluster: {error}");
-            return;
+            continue;
         }
-        let (policies, name) = (Arc::clone(policies), choice.name.clone());
-        let sequence = latest.sequence;
+        let (adopting, name) = (Arc::clone(policies), choice.name.clone());
         let adopted = tokio::task::spawn_blocking(move || {
-            policies.activate(&choice, Cause::Activated, sequence)
+            adopting.activate(&choice, Cause::Activated, sequence)
         });
         match adopted.await {
             Ok(Ok(())) => info!(policy = name, %node, "taken over from the cluster"),
@@ -425,8 +433,9 @@ pub(crate) async fn catch_up(fabric: &Fabric, policies: &Arc<Policies>) {
             }
             Err(error) => warn!(policy = name, "not taken over from the cluster: {error}"),
         }
+        // What does not do here is not tried again.
+        policies.settle(kind, sequence);
     }
-    policies.settle(latest.sequence);
 }
 
 /// Brings a component from the node that has it in force, unless it is here.

@@ -161,6 +161,7 @@ mod tests {
             model: String::new(),
             speed,
             memory: 1000,
+            transport: halo_fabric::Transport::Udp,
             temperature: None,
         }
     }

@@ -340,6 +340,16 @@ impl Cluster {
         command
     }
 
+    /// Has a leader try, and gives what it says at its end.
+    pub(crate) fn try_to_lead(&self, options: &[&str]) -> Output {
+        let mut command = self.leading(LEADER, 8, options);
+        command.args(["--no-scouting", "--listen", &self.leader]);
+        for worker in self.addresses() {
+            command.args(["--connect", &worker]);
+        }
+        command.output().expect("the program starts")
+    }
+
     /// Rounds with each worker in which nothing is computed.
     pub(crate) fn ping(&self, options: &[&str]) -> BTreeMap<String, Pinged> {
         let workers = self.workers.len().to_string();

@@ -1,5 +1,7 @@
 //! Policies that are given to all nodes, put in force and gone back from, while tokens flow.
 
+use std::collections::BTreeSet;
+
 use halo_policy::{Change, Digest, Setting};
 use rustix::process::Signal;
 
@@ -176,4 +178,25 @@ fn a_node_that_was_out_of_sight_catches_up() {
         .process
         .log
         .wait_for(&["taken over from the cluster", "scheduler-even"]);
+}
+
+#[test]
+fn of_two_changes_at_the_same_time_all_nodes_keep_the_same() {
+    let cluster = Cluster::start(Setup::default(), 2);
+    let mut leader = cluster.lead(TOKENS, &evenly("strict", "f32"));
+    leader.read_to(10);
+    for _ in 0..3 {
+        leader.meanwhile(TOKENS - 32, || {
+            std::thread::scope(|scope| {
+                for policy in ["scheduler-even", "scheduler-halo"] {
+                    // One of them may be told that the other was later.
+                    scope.spawn(|| cluster.policy(&["activate", policy]));
+                }
+            });
+        });
+        let after = leader.meanwhile(TOKENS - 32, || cluster.in_force());
+        let schedulers: BTreeSet<_> = after.values().map(|[scheduler, _]| scheduler).collect();
+        assert_eq!(schedulers.len(), 1, "{after:?}");
+    }
+    assert_eq!(leader.finish().report.tokens, right_tokens(TOKENS));
 }

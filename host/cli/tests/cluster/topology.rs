@@ -85,3 +85,13 @@ fn some_by_a_router_and_some_directly() {
     let workers = [listening_at(port), router.client(), router.peer()];
     generate(&workers, &leader);
 }
+
+#[test]
+fn nodes_that_send_tensors_over_different_things_are_told_so() {
+    let cluster = Cluster::start(Setup::default(), 1);
+    let output = cluster.try_to_lead(&["--transport", "tcp"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let expected = "worker-1 sends tensors over UDP and leader over TCP; start all nodes of a cluster with the same --transport";
+    assert!(said.contains(expected), "{said}");
+}
