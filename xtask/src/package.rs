@@ -210,6 +210,10 @@ mod tests {
 
     #[test]
     fn the_same_files_make_the_same_package() {
+        if Command::new("dpkg-deb").arg("--version").output().is_err() {
+            eprintln!("left out: dpkg-deb is not there, so no package can be made here");
+            return;
+        }
         let make = || {
             let folder = tempfile::tempdir().unwrap();
             let tree = Tree::new().unwrap();
