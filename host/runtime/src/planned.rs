@@ -81,9 +81,10 @@ impl Planned {
                 node: plan.devices[index].clone(),
                 groups,
                 share: groups as f64 / total,
-                importance: own.map(importance).sum(),
+                // Not `sum`, which of nothing is -0.
+                importance: own.map(importance).fold(0.0, std::ops::Add::add),
                 speed: device.speed,
-                part_us: busy.iter().sum::<f64>() / busy.len().max(1) as f64,
+                part_us: busy.iter().fold(0.0, std::ops::Add::add) / busy.len().max(1) as f64,
                 delay_us: device.delay_us,
                 spread_us: device.spread_us,
                 loss: device.loss,
