@@ -2,7 +2,7 @@
 //!
 //! The engine and the runtime enter `tracing` spans with the target [`TIMELINE`]. Nothing listens to them until recording begins,
 //! here and, by a question on the control plane, on the workers. No clock is trusted but one's own: a worker's times are brought
-//! to the leader's by the rounds that both took part in; see [`align`].
+//! to the leader's by the rounds that both took part in.
 
 mod align;
 mod recorder;

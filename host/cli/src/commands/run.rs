@@ -34,7 +34,7 @@ pub(crate) struct Run {
     #[arg(long)]
     chat: bool,
 
-    /// Write what each node did when to this file, for https://ui.perfetto.dev or chrome://tracing
+    /// Write what each node did when to this file, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
