@@ -75,7 +75,8 @@ fn halo_follows_speed_importance_and_links() {
     assert_eq!(answer.fault, None);
     let owners = &answer.value.owners;
     let held = |device: u32| owners.iter().filter(|&&owner| owner == device).count();
-    assert!(held(0) >= held(1) && held(1) > held(2), "{owners:?}");
+    // The leader is as fast as the good worker, but sends to three of them.
+    assert!(held(1) >= held(0) && held(0) > held(2), "{owners:?}");
     for layer in owners.chunks(GROUPS as usize) {
         // The most important group of every layer is the leader's.
         assert_eq!(layer[GROUPS as usize - 1], 0, "{owners:?}");

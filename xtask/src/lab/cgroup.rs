@@ -14,9 +14,9 @@ use nix::sys::stat::{major, minor};
 use super::condition::Condition;
 use super::host::Host;
 
-/// The stretch of time of which a share is given, in microseconds. Short, since a slow core is always slow, not fast and then not
-/// there. The kernel takes no quota below a tenth of it.
-const PERIOD_US: f64 = 10_000.0;
+/// The shortest quota that the kernel takes, in microseconds, and the shortest period. A share is given in the shortest stretches that
+/// there are, since a slow core is always slow, not fast and then not there.
+const SHORTEST_US: f64 = 1_000.0;
 
 /// How long the kernel may take to see that a control group is empty.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -98,11 +98,13 @@ impl Limit {
         match (self, version) {
             (Self::Cores(cores), _) => vec![("cpuset.cpus", cores.clone())],
             (Self::Share(share), version) => {
-                let quota = share.map(|share| (share * PERIOD_US) as u64);
+                let period = SHORTEST_US / share.unwrap_or(1.0).min(1.0);
+                let quota = share.map(|share| (share * period).round() as u64);
+                let period = period.round();
                 match version {
-                    Version::V2 => vec![("cpu.max", format!("{} {PERIOD_US}", or(quota, "max")))],
+                    Version::V2 => vec![("cpu.max", format!("{} {period}", or(quota, "max")))],
                     Version::V1 => vec![
-                        ("cpu.cfs_period_us", PERIOD_US.to_string()),
+                        ("cpu.cfs_period_us", period.to_string()),
                         ("cpu.cfs_quota_us", or(quota, "-1")),
                     ],
                 }
@@ -343,13 +345,13 @@ mod tests {
             ),
             (
                 Limit::Share(Some(0.5)),
-                "cpu.cfs_period_us=10000 cpu.cfs_quota_us=5000",
-                "cpu.max=5000 10000",
+                "cpu.cfs_period_us=2000 cpu.cfs_quota_us=1000",
+                "cpu.max=1000 2000",
             ),
             (
                 Limit::Share(None),
-                "cpu.cfs_period_us=10000 cpu.cfs_quota_us=-1",
-                "cpu.max=max 10000",
+                "cpu.cfs_period_us=1000 cpu.cfs_quota_us=-1",
+                "cpu.max=max 1000",
             ),
             (
                 Limit::Memory(Some(7)),
