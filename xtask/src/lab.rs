@@ -209,9 +209,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
             Err(error).context("cannot run `sh`")
         }
         Command::Generate(args) => cluster::generate(&Lab::open(&name)?, &args),
-        Command::Speedup(args) => speedup::run(&args),
-        Command::Unequal(args) => unequal::run(&args),
-        Command::Soak(args) => soak::run(&args),
+        Command::Speedup(args) => speedup::run(&args, &name),
+        Command::Unequal(args) => unequal::run(&args, &name),
+        Command::Soak(args) => soak::run(&args, &name),
         Command::Relay(args) => relay::run(&args),
         Command::Profile { profile, hosts } => change(&name, &hosts, &profile.conditions()),
         Command::Loss { share, hosts } => change(&name, &hosts, &[Box::new(Loss::random(share))]),

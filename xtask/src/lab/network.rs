@@ -39,6 +39,11 @@ impl Name {
         format!("halo-{}-", self.0)
     }
 
+    /// The lab that a measurement makes for itself, beside the one of this name.
+    pub(super) fn of(&self, measurement: &str) -> Self {
+        Self(format!("{}{measurement}", self.0))
+    }
+
     /// The namespace that joins the hosts.
     fn switch(&self) -> String {
         self.prefix() + "switch"

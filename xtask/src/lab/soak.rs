@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use super::cluster::{Cluster, Program, Transport};
 use super::condition::Condition;
 use super::loss::Loss;
-use super::network::{Lab, Temporary};
+use super::network::{Lab, Name, Temporary};
 use super::tools;
 use crate::{cargo, paths, say};
 
@@ -51,10 +51,10 @@ pub(crate) struct Args {
     program: Program,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let halo = args.program.provide()?;
     let model = exact_model(&halo)?;
-    let temporary = Temporary("soak".parse().map_err(anyhow::Error::msg)?);
+    let temporary = Temporary(name.of("soak"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
     say::step("Generating", "what is right, on one host alone");
     let mut alone = lab.host(1)?.command(&halo);

@@ -15,7 +15,7 @@ use super::cluster::{Cluster, Program, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
-use super::network::{Lab, Temporary};
+use super::network::{Lab, Name, Temporary};
 use crate::{peers, say};
 
 /// Measure what a token takes at several shares of lost packets, and the same over TCP.
@@ -117,10 +117,10 @@ struct Report {
     rows: Vec<Row>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let halo = args.program.provide()?;
     let model = args.program.package(&halo, args.model.as_deref())?;
-    let temporary = Temporary("speedup".parse().map_err(anyhow::Error::msg)?);
+    let temporary = Temporary(name.of("speedup"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
     if let Some(share) = args.share {
         for host in lab.hosts() {

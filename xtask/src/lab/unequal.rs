@@ -13,7 +13,7 @@ use super::cluster::{Cluster, Program, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
-use super::network::{Lab, Temporary};
+use super::network::{Lab, Name, Temporary};
 use super::speedup::table::{median, number, percent};
 use crate::{cargo, peers, say};
 
@@ -71,13 +71,13 @@ struct Report {
     generations: Vec<(String, Vec<Generation>)>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (shares, places) = fit(&args.shares, cores)
         .context("so small a share of so few cores cannot be given; ask for fewer hosts")?;
     let halo = args.program.provide()?;
     let model = args.program.package(&halo, args.model.as_deref())?;
-    let temporary = Temporary("unequal".parse().map_err(anyhow::Error::msg)?);
+    let temporary = Temporary(name.of("unequal"));
     let lab = Lab::up(&temporary.0, u8::try_from(shares.len())?)?;
     for ((host, share), core) in lab.hosts().iter().zip(&shares).zip(places) {
         Limit::Cores(core.to_string()).set(host)?;
