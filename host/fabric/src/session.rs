@@ -1,11 +1,22 @@
 //! Opening a zenoh session, and what can stand in the way.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::FabricError;
 use crate::config::{CLIENT_CONNECT_MS, Prepared};
 use crate::error::words;
 
+/// How long a session that was given up may keep its ports.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Between two looks whether they are free.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Opens a session, with links to all nodes that can be reached.
 pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricError> {
+    let mut patient_until = Instant::now();
     if let Some(ordered) = prepared.in_order().await? {
         match zenoh::open(ordered).await {
             Ok(session) => return Ok(session),
@@ -16,26 +27,42 @@ pub(crate) async fn open(prepared: &Prepared) -> Result<zenoh::Session, FabricEr
                 words(&reason)
             ),
         }
+        patient_until = Instant::now() + CLOSING;
     }
-    zenoh::open(prepared.zenoh.clone()).await.map_err(|reason| {
-        let reason = words(&reason);
-        // zenoh has no error types. That a port is free has been checked, but it may have been taken since.
-        if reason.contains("in use") {
-            FabricError::PortInUse {
-                endpoint: prepared.listen.join(" or "),
+    loop {
+        match zenoh::open(prepared.zenoh.clone()).await {
+            // zenoh closes the session that could not connect to all in its own time.
+            Err(reason) if in_use(&words(&reason)) && Instant::now() < patient_until => {
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
-        } else if reason.contains("Unable to connect") || reason.contains("timeout") {
-            FabricError::CannotConnect {
-                endpoints: prepared.connect.clone(),
-                reason: format!("no answer within {} s", CLIENT_CONNECT_MS / 1000),
-            }
-        } else {
-            FabricError::Zenoh {
-                action: "open a session".to_owned(),
-                reason,
-            }
+            opened => return opened.map_err(|reason| failed(prepared, words(&reason))),
         }
-    })
+    }
+}
+
+/// Whether a session could not be opened for want of its ports. zenoh has no error types.
+fn in_use(reason: &str) -> bool {
+    reason.contains("in use")
+}
+
+/// Why a session could not be opened.
+fn failed(prepared: &Prepared, reason: String) -> FabricError {
+    // That a port is free has been checked, but it may have been taken since.
+    if in_use(&reason) {
+        FabricError::PortInUse {
+            endpoint: prepared.listen.join(" or "),
+        }
+    } else if reason.contains("Unable to connect") || reason.contains("timeout") {
+        FabricError::CannotConnect {
+            endpoints: prepared.connect.clone(),
+            reason: format!("no answer within {} s", CLIENT_CONNECT_MS / 1000),
+        }
+    } else {
+        FabricError::Zenoh {
+            action: "open a session".to_owned(),
+            reason,
+        }
+    }
 }
 
 /// Where a session listens, for people: `HOST:PORT` for the usual pair of endpoints, zenoh's notation for others.
