@@ -141,8 +141,10 @@ impl Worker<'_> {
             layer,
             ..
         } = work.key;
-        let _round = trace_span!(target: TIMELINE, "round", layer, step, generation).entered();
-        match compute(work, assignment, self.assignments.paces()) {
+        // It ends before the answer is sent: when that is done, the leader may be done with the round.
+        let partial = trace_span!(target: TIMELINE, "round", layer, step, generation)
+            .in_scope(|| compute(work, assignment, self.assignments.paces()));
+        match partial {
             Ok(partial) => {
                 work.partial = Some(partial);
                 trace_span!(target: TIMELINE, "answer", layer)
