@@ -37,7 +37,7 @@ fn set_environment() {
 ///
 /// And it has up to eight heaps a core, so that threads need not wait for one another, each of which keeps what was freed in it. A
 /// worker loads each placement on whatever thread is free; in two minutes of placements that came and went it grew by 60 MB
-/// with the heaps of two cores, and by 25 MB with two heaps. Nothing here allocates often enough to wait.
+/// with the heaps of two cores, and by 30 MB with two. Nothing here allocates often enough to wait.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "glibc is told by a C function")]
 fn give_memory_back() {
