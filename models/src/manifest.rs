@@ -64,6 +64,20 @@ pub struct FileRecord {
     pub sha256: String,
 }
 
+impl FileRecord {
+    /// Checks the hash that was found of the file at `path`.
+    pub(crate) fn check_hash(&self, path: &Path, found: String) -> Result<(), PackageError> {
+        if found == self.sha256 {
+            return Ok(());
+        }
+        Err(PackageError::Hash {
+            path: path.into(),
+            expected: self.sha256.clone(),
+            found,
+        })
+    }
+}
+
 /// How a package stores its weights. Norms are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

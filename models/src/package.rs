@@ -395,14 +395,7 @@ impl Package {
         };
         let path = self.0.dir.join(CALIBRATION);
         let found = digest::of_file(&path).map_err(PackageError::io(&path))?;
-        if found != record.sha256 {
-            let expected = record.sha256.clone();
-            return Err(PackageError::Hash {
-                path,
-                expected,
-                found,
-            });
-        }
+        record.check_hash(&path, found)?;
         Calibration::read(&path).map(Some)
     }
 

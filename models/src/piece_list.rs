@@ -55,14 +55,7 @@ impl PieceList {
                 progress(done, total);
             })
             .map_err(PackageError::io(&path))?;
-            if found != record.sha256 {
-                let expected = record.sha256.clone();
-                return Err(PackageError::Hash {
-                    path,
-                    expected,
-                    found,
-                });
-            }
+            record.check_hash(&path, found)?;
             pieces.insert(name.clone(), hashes);
         }
         let content = Content { manifest, pieces };

@@ -73,14 +73,7 @@ fn check_file(
         }
     }
     let (found, _) = hash.finish();
-    if found != record.sha256 {
-        let (path, expected) = (path.into(), record.sha256.clone());
-        return Err(PackageError::Hash {
-            path,
-            expected,
-            found,
-        });
-    }
+    record.check_hash(path, found)?;
     fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
 

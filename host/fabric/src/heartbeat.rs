@@ -1,8 +1,8 @@
 //! Pings and pongs on the data plane.
 //!
-//! Every node pings every member four times a second, and one whose reliable link has gone more often. A ping carries the sender's own clock, and the pong carries it
-//! back, so round trips are measured without comparing clocks. A pong also says how many of the pinging node's packets
-//! have arrived and how many are missing, so each side knows the loss of both ways.
+//! Every node pings every member four times a second, and one whose reliable link has gone more often. A ping carries the
+//! sender's own clock, and the pong carries it back, so round trips are measured without comparing clocks. A pong also says
+//! how many of the pinging node's packets have arrived and how many are missing, so each side knows the loss of both ways.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
