@@ -20,7 +20,7 @@ const PROCESSORS: [&str; 2] = ["cortex-a76", "cortex-a72"];
 const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 
 /// The test programs that are run: their packages' folders, and their names.
-const TESTS: [(&str, &str); 12] = [
+const TESTS: [(&str, &str); 13] = [
     ("host/engine", "halo_engine"),
     ("host/engine", "golden"),
     ("host/fabric", "halo_fabric"),
@@ -28,6 +28,7 @@ const TESTS: [(&str, &str); 12] = [
     ("host/policy", "halo_policy"),
     ("host/policy", "defaults"),
     ("host/policy", "faults"),
+    ("host/policy", "precompiled"),
     ("host/policy", "refused"),
     ("host/policy", "swap"),
     ("host/runtime", "halo_runtime"),

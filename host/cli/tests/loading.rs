@@ -1,6 +1,7 @@
-//! How weights come into memory, and how much of it they take.
+//! How weights and policies come into memory, and how much of it they take.
 
 use std::fs;
+use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -56,6 +57,22 @@ fn a_model_larger_than_the_memory_writes_the_same_text() {
     assert_eq!(whole["counts"]["weights_read"], 0);
     // Half of 14 MB of groups at least, for 40 passes.
     assert!(streamed["counts"]["weights_read"].as_u64().unwrap() > 40 * 5_000_000);
+}
+
+#[test]
+fn policies_are_compiled_by_the_first_process_alone() {
+    let home = TempDir::new().unwrap();
+    // A file that is written again is another.
+    let files = || {
+        let folder = home.path().join(".local/share/halo/cache/policies");
+        let entries = fs::read_dir(folder).unwrap();
+        let inodes = entries.map(|entry| entry.unwrap().ino());
+        inodes.collect::<Vec<_>>()
+    };
+    let inspect = || halo(home.path(), &["policy", "inspect", "scheduler-even"]);
+    let (compiled, written) = (inspect(), files());
+    assert_eq!(written.len(), 1);
+    assert_eq!((inspect(), files()), (compiled, written));
 }
 
 #[test]

@@ -76,6 +76,7 @@ pub struct Component {
     pub(crate) size: usize,
     pub(crate) imports: Arc<[String]>,
     pub(crate) exports: Arc<[String]>,
+    pub(crate) precompiled: bool,
     pub(crate) world: World,
 }
 
@@ -123,6 +124,11 @@ impl Component {
     /// The interfaces it exports.
     pub fn exports(&self) -> &[String] {
         &self.exports
+    }
+
+    /// Whether it was compiled at an earlier time; see [`Sandbox::keeping`](crate::Sandbox::keeping).
+    pub fn precompiled(&self) -> bool {
+        self.precompiled
     }
 }
 

@@ -25,7 +25,7 @@
 //! # Ok::<(), halo_policy::PolicyError>(())
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod bindings;
 pub mod builtin;
@@ -43,6 +43,7 @@ mod instance;
 mod limits;
 mod model;
 mod policy_slot;
+mod precompiled;
 mod predictor;
 mod recording;
 mod replay;

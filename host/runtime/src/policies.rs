@@ -5,6 +5,7 @@ mod view;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use halo_engine::library;
 use halo_models::Package;
 use halo_policy::{
     Cause, Component, Digest, Inspection, Kind, Model, PolicyError, PolicyStore, PredictorSlot,
@@ -60,7 +61,7 @@ impl Policies {
     /// A policy is not there or refused, or the package's calibration cannot be read.
     pub fn new(settings: &config::Policies, package: &Package) -> Result<Self, NodeError> {
         let (model, parameters) = described(package)?;
-        let sandbox = Sandbox::new(settings.limits.clone())?;
+        let sandbox = sandbox(settings)?;
         let policies = Self {
             scheduler: SchedulerSlot::new(&sandbox),
             predictor: PredictorSlot::new(&sandbox, model.clone(), parameters),
@@ -384,6 +385,16 @@ pub fn store(settings: &config::Policies) -> PolicyStore {
     let folder = settings
         .folder
         .clone()
-        .or_else(|| halo_engine::library::data_folder().map(|d| d.join("policies")));
+        .or_else(|| library::data_folder().map(|d| d.join("policies")));
     folder.map_or_else(PolicyStore::builtin, PolicyStore::with_folder)
+}
+
+/// A sandbox with these settings' limits, which keeps what it compiles in the data folder.
+///
+/// # Errors
+///
+/// [`PolicyError::Engine`] if this machine cannot run policies.
+pub fn sandbox(settings: &config::Policies) -> Result<Sandbox, PolicyError> {
+    let folder = library::data_folder().map(|d| d.join("cache/policies"));
+    Sandbox::keeping(settings.limits.clone(), folder)
 }

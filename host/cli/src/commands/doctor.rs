@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use halo_engine::{Engine, EngineOptions, library};
 use halo_fabric::Fabric;
-use halo_policy::{Kind, Sandbox};
+use halo_policy::Kind;
 use halo_runtime::{Config, fabric_config, memory, policies};
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -169,7 +169,7 @@ fn model(config: &Config, option: Option<&PathBuf>) -> Finding {
 fn components(config: &Config) -> Finding {
     const WHAT: &str = "policies";
     let check = || -> Result<String> {
-        let sandbox = Sandbox::new(config.policy.limits.clone())?;
+        let sandbox = policies::sandbox(&config.policy)?;
         let store = policies::store(&config.policy);
         let (mut schedulers, mut predictors) = (0, 0);
         for entry in store.list()? {

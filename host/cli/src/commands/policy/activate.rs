@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use halo_policy::{Sandbox, Setting};
+use halo_policy::Setting;
 use halo_runtime::{Choice, policies, rollout};
 use owo_colors::OwoColorize;
 
@@ -33,11 +33,11 @@ pub(crate) struct Activate {
 
 impl Activate {
     pub(super) async fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
-        let limits = global.config()?.policy.limits;
+        let sandbox = policies::sandbox(&global.config()?.policy)?;
         let given = file(&self.policy)?;
         if let Some((name, component)) = &given {
             // What no node could use is refused before any is asked.
-            Sandbox::new(limits.clone())?.compile(name, component)?;
+            sandbox.compile(name, component)?;
         }
         let fabric = self.cluster.observe(global).await?;
         let (name, component) = match given {
@@ -51,7 +51,7 @@ impl Activate {
                 }
             },
         };
-        let compiled = Sandbox::new(limits)?.compile(&name, &component)?;
+        let compiled = sandbox.compile(&name, &component)?;
         let choice = Choice {
             kind: compiled.kind(),
             name,

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use halo_policy::{Digest, Inspection, Sandbox};
+use halo_policy::{Digest, Inspection};
 use halo_runtime::{policies, rollout};
 use owo_colors::OwoColorize;
 
@@ -38,7 +38,7 @@ impl Inspect {
                     (stored.name, stored.bytes.into_owned())
                 }
             };
-            let compiled = Sandbox::new(config.limits.clone())?.compile(&name, &component)?;
+            let compiled = policies::sandbox(&config)?.compile(&name, &component)?;
             let inspection = Inspection::new(&compiled, &config.limits);
             if output.json() {
                 output.line(&inspection)?;

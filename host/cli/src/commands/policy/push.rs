@@ -2,8 +2,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use halo_policy::{Digest, Sandbox};
-use halo_runtime::rollout;
+use halo_policy::Digest;
+use halo_runtime::{policies, rollout};
 use owo_colors::OwoColorize;
 
 use super::{ClusterOptions, file, report};
@@ -33,7 +33,7 @@ impl Push {
             bail!("{} is no component: its name must end in .wasm", self.file);
         };
         // What no node could use is refused before any is asked.
-        Sandbox::new(global.config()?.policy.limits)?.compile(&name, &component)?;
+        policies::sandbox(&global.config()?.policy)?.compile(&name, &component)?;
         let fabric = self.cluster.observe(global).await?;
         let answers = rollout::push(&fabric, &name, &component).await;
         fabric.close().await;

@@ -6,7 +6,7 @@ use clap::Args;
 use halo_policy::{
     Case, Component, Kind, Recording, Replayed, Sandbox, Setting, Tensor, conformance, replay,
 };
-use halo_runtime::policies::described;
+use halo_runtime::policies::{self, described};
 use owo_colors::OwoColorize;
 
 use super::{file, setting};
@@ -48,7 +48,7 @@ impl Test {
         let Some((name, component)) = file(&self.file)? else {
             bail!("{} is no component: its name must end in .wasm", self.file);
         };
-        let sandbox = Sandbox::new(global.config()?.policy.limits)?;
+        let sandbox = policies::sandbox(&global.config()?.policy)?;
         let component = sandbox.compile(&name, &component)?;
         let cases = conformance(&sandbox, &component, &self.settings);
         // What does not begin has nothing to answer recorded questions with.
