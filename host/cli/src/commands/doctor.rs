@@ -1,3 +1,5 @@
+mod machine;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,14 +12,17 @@ use halo_runtime::{Config, fabric_config, memory, policies};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+pub(crate) use machine::Machine;
+
 use crate::model_path;
 use crate::options::{Global, ModelOption};
 use crate::output::{self, Output};
 
 /// Check this machine, and say what to do about what is wrong
 ///
-/// Looks at ONNX Runtime, the model, the policies, the processor, the memory and the network. The exit code is 1 if anything
-/// is wrong.
+/// Looks at ONNX Runtime, the model, the policies, the memory and the network, and at what costs speed: the processor's
+/// instructions, its governor, heat, receive buffers, and the links. The exit code is 1 if anything is wrong; what is only slow is
+/// no reason for it.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]
@@ -60,9 +65,8 @@ impl Doctor {
         findings.push(onnxruntime(&config));
         findings.push(model(&config, self.model.model.as_ref()));
         findings.push(components(&config));
-        findings.push(processor());
         findings.push(available_memory());
-        findings.push(receive_buffer());
+        findings.extend(Machine::this().findings());
         findings.push(network(&config));
         let bad = findings.iter().any(|f| f.state == State::Bad);
         if output.json() {
@@ -101,6 +105,15 @@ fn good(what: &'static str, found: String) -> Finding {
     }
 }
 
+fn slow(what: &'static str, found: String, advice: &str) -> Finding {
+    Finding {
+        what,
+        state: State::Slow,
+        found,
+        advice: Some(advice.into()),
+    }
+}
+
 fn bad(what: &'static str, error: impl std::fmt::Display) -> Finding {
     Finding {
         what,
@@ -136,12 +149,7 @@ fn onnxruntime(config: &Config) -> Finding {
                 "HALO is tested with {}; `cargo xtask setup` fetches it",
                 library::VERSION
             );
-            Finding {
-                what: WHAT,
-                state: State::Slow,
-                found,
-                advice: Some(advice),
-            }
+            slow(WHAT, found, &advice)
         }
         Err(error) => bad(WHAT, error),
     }
@@ -188,93 +196,15 @@ fn components(config: &Config) -> Finding {
     check().map_or_else(|error| bad(WHAT, error), |found| good(WHAT, found))
 }
 
-fn processor() -> Finding {
-    const WHAT: &str = "processor";
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let features = features();
-    let found = format!(
-        "{} with {cores} cores{}",
-        std::env::consts::ARCH,
-        if features.is_empty() {
-            String::new()
-        } else {
-            format!(", {features}")
-        }
-    );
-    let fast = features.contains("dotprod") || features.contains("avx2");
-    if fast || !["x86_64", "aarch64"].contains(&std::env::consts::ARCH) {
-        return good(WHAT, found);
-    }
-    let advice = "it lacks the dot-product instructions that 4-bit products are written for (as a Raspberry Pi 4 does): expect a third of the speed";
-    Finding {
-        what: WHAT,
-        state: State::Slow,
-        found,
-        advice: Some(advice.into()),
-    }
-}
-
-/// The processor's features that 4-bit products use, as the kernel names them.
-pub(super) fn features() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info
-        .lines()
-        .find(|l| l.starts_with("flags") || l.starts_with("Features"))
-        .unwrap_or_default();
-    let known = [
-        ("asimddp", "dotprod"),
-        ("i8mm", "i8mm"),
-        ("avx2", "avx2"),
-        ("avx512_vnni", "avx512-vnni"),
-        ("avx_vnni", "avx-vnni"),
-    ];
-    let found = known
-        .iter()
-        .filter(|(flag, _)| line.split_whitespace().any(|f| f == *flag))
-        .map(|(_, name)| *name);
-    found.collect::<Vec<_>>().join(" ")
-}
-
 fn available_memory() -> Finding {
     const WHAT: &str = "memory";
     match memory::available() {
         Some(bytes) => good(WHAT, format!("{} available", output::bytes(bytes))),
-        None => Finding {
-            what: WHAT,
-            state: State::Slow,
-            found: "this machine does not say how much is available".into(),
-            advice: Some(
-                "set `memory` in the configuration, or schedulers will take it to be without limit"
-                    .into(),
-            ),
-        },
-    }
-}
-
-/// Bursts of prefill packets arrive faster than they are read.
-fn receive_buffer() -> Finding {
-    const WHAT: &str = "UDP buffer";
-    const WANTED: u64 = 4 << 20;
-    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max")
-        .ok()
-        .and_then(|t| t.trim().parse::<u64>().ok());
-    match limit {
-        Some(limit) if limit < WANTED => Finding {
-            what: WHAT,
-            state: State::Slow,
-            found: format!(
-                "receive buffers of {} at most; long prompts will lose packets and ask again",
-                output::bytes(limit)
-            ),
-            advice: Some(format!(
-                "sudo sysctl -w net.core.rmem_max={WANTED} net.core.rmem_default={WANTED}"
-            )),
-        },
-        Some(limit) => good(
+        None => slow(
             WHAT,
-            format!("receive buffers of up to {}", output::bytes(limit)),
+            "this machine does not say how much is available".into(),
+            "set `memory` in the configuration, or schedulers will take it to be without limit",
         ),
-        None => good(WHAT, "no limit known".into()),
     }
 }
 

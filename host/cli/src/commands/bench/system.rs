@@ -5,7 +5,7 @@ use std::fs;
 
 use halo_runtime::memory;
 
-use crate::commands::doctor;
+use crate::commands::doctor::Machine;
 use crate::output;
 
 /// The board, the system and its settings, a line for each that the machine tells.
@@ -17,7 +17,7 @@ pub(super) fn describe() -> String {
     let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
     let lines = [
         ("board", read("/proc/device-tree/model")),
-        ("instructions", Some(doctor::features())),
+        ("instructions", Some(Machine::this().features())),
         (
             "governor",
             governor.map(|g| g + &frequency.unwrap_or_default()),
