@@ -5,14 +5,18 @@ mod cluster;
 mod condition;
 mod delay;
 mod host;
+mod loading;
 mod loss;
 mod measure;
 mod network;
 mod profile;
+mod quality;
 mod rate;
 mod relay;
+mod rounds;
 mod soak;
 mod speedup;
+mod swaps;
 mod tools;
 mod unequal;
 
@@ -158,6 +162,10 @@ enum Command {
     Generate(cluster::Args),
     Speedup(speedup::Args),
     Unequal(unequal::Args),
+    Quality(quality::Args),
+    Rounds(rounds::Args),
+    Loading(loading::Args),
+    Swaps(swaps::Args),
     Soak(soak::Args),
     /// Take the lab away, and end what runs on its hosts.
     Down,
@@ -211,6 +219,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Command::Generate(args) => cluster::generate(&Lab::open(&name)?, &args),
         Command::Speedup(args) => speedup::run(&args, &name),
         Command::Unequal(args) => unequal::run(&args, &name),
+        Command::Quality(args) => quality::run(&args, &name),
+        Command::Rounds(args) => rounds::run(&args, &name),
+        Command::Loading(args) => loading::run(&args, &name),
+        Command::Swaps(args) => swaps::run(&args, &name),
         Command::Soak(args) => soak::run(&args, &name),
         Command::Relay(args) => relay::run(&args),
         Command::Profile { profile, hosts } => change(&name, &hosts, &profile.conditions()),

@@ -97,6 +97,8 @@ pub(super) struct Cluster<'a> {
     halo: &'a Path,
     model: &'a Path,
     transport: Transport,
+    /// More options of `halo node`.
+    options: Vec<String>,
     workers: Vec<Worker>,
 }
 
@@ -137,12 +139,24 @@ impl<'a> Cluster<'a> {
         model: &'a Path,
         transport: Transport,
     ) -> Result<Self> {
+        Self::start_with(lab, halo, model, transport, Vec::new())
+    }
+
+    /// The same, with more options of `halo node`.
+    pub(super) fn start_with(
+        lab: &'a Lab,
+        halo: &'a Path,
+        model: &'a Path,
+        transport: Transport,
+        options: Vec<String>,
+    ) -> Result<Self> {
         let workers = lab.hosts().iter().skip(1);
         let mut cluster = Self {
             lab,
             halo,
             model,
             transport,
+            options,
             workers: Vec::new(),
         };
         ensure!(
@@ -190,6 +204,7 @@ impl<'a> Cluster<'a> {
         let mut command = self.halo(host, "node");
         command.args(["--json", "--name", &format!("host{}", host.number)]);
         command.args(["--listen", &endpoint(host)]);
+        command.args(&self.options);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -207,7 +222,7 @@ impl<'a> Cluster<'a> {
         self.lead("run")
     }
 
-    /// A subcommand at the head of the cluster, with all its workers.
+    /// A subcommand, which may be several words, at the head of the cluster, with all its workers.
     pub(super) fn lead(&self, subcommand: &str) -> Result<Command> {
         self.lead_some(subcommand, self.workers.len())
     }
@@ -222,14 +237,31 @@ impl<'a> Cluster<'a> {
         Ok(command)
     }
 
+    /// A subcommand on the first host that asks every node something, the leader too if it [listens](Self::listening).
+    pub(super) fn ask(&self, subcommand: &str) -> Result<Command> {
+        let mut command = self.lab.host(1)?.command(self.halo);
+        command.args(subcommand.split(' '));
+        command.args(["--cluster", CLUSTER, "--no-scouting"]);
+        for host in self.lab.hosts() {
+            command.args(["--connect", &endpoint(host)]);
+        }
+        Ok(command)
+    }
+
+    /// `halo run` at the head of the cluster, which others can connect to.
+    pub(super) fn listening(&self) -> Result<Command> {
+        let mut command = self.leader()?;
+        command.args(["--listen", &endpoint(self.lab.host(1)?)]);
+        Ok(command)
+    }
+
     fn halo(&self, host: &Host, subcommand: &str) -> Command {
         let mut command = host.command(self.halo);
-        command.args([subcommand, "--cluster", CLUSTER, "--no-scouting"]);
-        let transport = match self.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-        };
-        command.args(["--transport", transport]);
+        command.args(subcommand.split(' '));
+        command.args(["--cluster", CLUSTER, "--no-scouting"]);
+        if self.transport == Transport::Tcp {
+            command.args(["--transport", "tcp"]);
+        }
         command.args([OsStr::new("--model"), self.model.as_ref()]);
         command
     }
