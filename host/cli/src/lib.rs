@@ -152,7 +152,7 @@ fn usage_error(subcommand: &str, kind: clap::error::ErrorKind, problem: &str) ->
     command.error(kind, problem).exit()
 }
 
-fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // zenoh insists on a multi-threaded runtime; two threads serve the control plane of any cluster.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::Limits;
 use halo_runtime::config::{Config, Network, Packages, Policies, Sync, Testing};
-use halo_runtime::{Concealment, SyncMode};
+use halo_runtime::{Arrangement, Concealment, SyncMode};
 use toml::{Table, Value};
 
 /// The project's folder.
@@ -71,6 +71,7 @@ fn filled() -> Config {
             }),
             seed: 1,
             transport: Transport::Tcp,
+            arrangement: Arrangement::Worst,
         },
     }
 }
@@ -129,8 +130,10 @@ fn the_example_configuration_names_every_choice() {
     let encodings = Encoding::ALL.map(Value::try_from);
     let conceals = Concealment::ALL.map(Value::try_from);
     let transports = [Transport::Udp, Transport::Tcp].map(Value::try_from);
+    let arrangements = Arrangement::ALL.map(Value::try_from);
     let choices = modes.into_iter().chain(syncs).chain(conceals);
-    for choice in choices.chain(encodings).chain(transports) {
+    let choices = choices.chain(encodings).chain(transports);
+    for choice in choices.chain(arrangements) {
         let choice = choice.unwrap().to_string();
         assert!(text.contains(&choice), "{choice}");
     }

@@ -55,3 +55,68 @@ fn a_predictor_that_only_knows_the_mean_closes_no_gap() {
     assert_eq!(report["closed"][0]["kept"], 0.0);
     assert_eq!(report["closed"][0]["perplexity"], 0.0);
 }
+
+fn eval(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halo"));
+    command.current_dir(ROOT).env_remove("HALO_CONFIG");
+    command.arg("eval").args(arguments);
+    command.args(["--model", "models/tiny"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_loss_costs_is_told_with_its_interval() {
+    let text = [
+        "perplexity",
+        "--documents",
+        "1",
+        "--text",
+        "models/tests/data/valid-stories.txt",
+    ];
+    let plain: Value = serde_json::from_str(&eval(&[&text[..], &["--json"]].concat())).unwrap();
+    assert!(plain.get("change").is_none());
+    let loss = [
+        "--loss",
+        "0.2:3",
+        "--sync",
+        "drop-late",
+        "--seeds",
+        "3",
+        "--placement",
+        "worst",
+    ];
+    let arguments = [&text[..], &loss].concat();
+    let lossy: Value =
+        serde_json::from_str(&eval(&[&arguments[..], &["--json"]].concat())).unwrap();
+    assert_eq!(lossy["perplexity"], plain["perplexity"]);
+    assert_eq!(lossy["runs"].as_array().unwrap().len(), 3);
+    let change = |bound: &str| lossy["change"][bound].as_f64().unwrap();
+    assert!(
+        change("low") < change("mean") && change("mean") < change("high"),
+        "{lossy}"
+    );
+    assert_eq!(lossy["conditions"]["sync"], "drop-late");
+    let words = eval(&arguments);
+    assert!(
+        words.starts_with("3 workers, 20.0 % lost in bursts of 3, placement worst, drop-late: "),
+        "{words}"
+    );
+    assert!(
+        words.contains(&format!("{:+.2} %", 100.0 * change("mean"))),
+        "{words}"
+    );
+}
+
+#[test]
+fn the_default_model_fills_gaps() {
+    let cloze = ["cloze", "--stories", "10"];
+    let plain: Value = serde_json::from_str(&eval(&[&cloze[..], &["--json"]].concat())).unwrap();
+    assert!(
+        plain["accuracy"]["mean"].as_f64().unwrap() >= 0.9,
+        "{plain}"
+    );
+    let words = eval(&[&cloze[..], &["--loss", "0.05"]].concat());
+    assert!(words.contains(" of 10 stories"), "{words}");
+}

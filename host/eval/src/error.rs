@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use halo_engine::EngineError;
 use halo_models::PackageError;
+use halo_runtime::GenerationError;
 
 /// Why a model could not be evaluated or calibrated.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum EvalError {
     /// The package or its tokenizer cannot be used.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The cluster that runs the model could not go on.
+    #[error(transparent)]
+    Cluster(#[from] GenerationError),
     /// No document has a token to predict.
     #[error(
         "there is nothing to predict in {documents} documents; give text of at least a few words"
@@ -42,9 +46,9 @@ pub enum EvalError {
         /// Tokens that are needed.
         needed: usize,
     },
-    /// The predictor that is measured failed.
-    #[error("the predictor failed: {0}")]
-    Predictor(String),
+    /// A policy that is measured, or measured with, failed.
+    #[error("{0}; `halo policy test` says more of what a policy does")]
+    Policy(String),
     /// What was learnt so far cannot be kept.
     #[error(
         "what was learnt so far cannot be kept in {}: {source}; make room there, or calibrate without keeping it",

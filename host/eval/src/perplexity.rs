@@ -1,13 +1,10 @@
 use std::fmt;
 
-use halo_engine::{Backbone, FeedForwardSource, KvCache};
-use halo_models::Tokenizer;
+use halo_engine::FeedForwardSource;
 use serde::Serialize;
 
+use crate::reader::Reader;
 use crate::{EvalError, Progress, Stage, documents};
-
-/// Logits held at a time: large vocabularies would otherwise take gigabytes.
-const LOGITS: usize = 1 << 23;
 
 /// How tokens are counted: each document is a begin token, its text and an end token (so far as the model has them), cut to
 /// some number of tokens; every token but the first is predicted from those before it.
@@ -44,16 +41,13 @@ pub struct Perplexity {
     pub nll: f64,
 }
 
-/// The perplexity of a model on some documents, its feed-forward computed by `feed_forward`. Each document is one pass;
-/// documents without a token to predict do not count.
+/// The perplexity of a model on some documents. Documents without a token to predict do not count.
 ///
 /// # Errors
 ///
 /// The model or the tokenizer fails, or there is nothing to predict at all.
 pub fn perplexity<S>(
-    backbone: &mut Backbone,
-    feed_forward: &mut S,
-    tokenizer: &Tokenizer,
+    reader: &mut Reader<'_, S>,
     texts: &[String],
     rule: &Rule,
     progress: &mut dyn FnMut(Progress),
@@ -62,28 +56,16 @@ where
     S: FeedForwardSource + ?Sized,
     EvalError: From<S::Error>,
 {
-    let shape = backbone.package().shape().clone();
+    let shape = reader.shape();
     let context = rule.tokens.min(shape.context);
-    let mut cache = KvCache::new(&shape, context);
-    let rows = (LOGITS / shape.vocabulary).max(1);
-    let mut logits = Vec::new();
     let (mut nll, mut count) = (0.0, 0);
     for (index, text) in texts.iter().enumerate() {
-        let mut tokens = documents::whole(&shape, tokenizer, text)?;
+        let mut tokens = documents::whole(&shape, reader.tokenizer, text)?;
         tokens.truncate(context);
-        if let Some((_, given @ [_, ..])) = tokens.split_last() {
-            cache.truncate(0);
-            let hidden = backbone.forward(given, &mut cache, feed_forward)?;
-            let parts = hidden.chunks(rows * shape.width);
-            for (hidden, next) in parts.zip(tokens[1..].chunks(rows)) {
-                backbone.logits(hidden, &mut logits)?;
-                let each = logits.chunks_exact(shape.vocabulary).zip(next);
-                nll += each
-                    .map(|(logits, token)| surprise(logits, *token))
-                    .sum::<f64>();
-                count += next.len();
-            }
-        }
+        reader.read(&tokens, 1, |logits, token| {
+            nll += surprise(logits, token);
+            count += 1;
+        })?;
         progress(Progress {
             stage: Stage::Running,
             done: index + 1,

@@ -6,6 +6,7 @@ use crate::contributions::Contributions;
 use crate::observe::{Observation, Observer};
 use crate::order::{Order, Predict, Scorer};
 use crate::ranking::{ByLayer, Rankings};
+use crate::reader::Reader;
 use crate::selection::Selected;
 use crate::{EvalError, Perplexity, Progress, Rule, Stage, perplexity};
 
@@ -105,7 +106,13 @@ pub fn predictor(
                 total,
             });
         };
-        perplexity(&mut backbone, source, &tokenizer, texts, &rule, each)
+        let mut reader = Reader {
+            backbone: &mut backbone,
+            feed_forward: source,
+            tokenizer: &tokenizer,
+            rows: usize::MAX,
+        };
+        perplexity(&mut reader, texts, &rule, each)
     };
 
     let mut rankings = Rankings::new(shape.layers, lost);

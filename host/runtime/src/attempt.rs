@@ -76,10 +76,14 @@ impl Planner {
         current: Option<Placement>,
     ) -> Result<Placement, NodeError> {
         let policies = Arc::clone(&self.policies);
+        let (arrangement, seed) = (self.testing.arrangement, self.testing.seed);
         let place = move || {
-            policies
-                .scheduler()
-                .place(policies.model(), &described, current.as_ref())
+            let mut answer =
+                policies
+                    .scheduler()
+                    .place(policies.model(), &described, current.as_ref());
+            arrangement.apply(&mut answer.value, policies.model(), &described, seed);
+            answer
         };
         let answer = tokio::task::spawn_blocking(place)
             .await

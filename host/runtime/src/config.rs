@@ -8,6 +8,7 @@ use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::{Limits, Setting};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::arrangement::Arrangement;
 use crate::concealer::Concealment;
 
 /// Everything a node can be told. All keys are optional; `docs/halo.toml` shows and explains each.
@@ -194,6 +195,8 @@ pub struct Testing {
     pub seed: u64,
     /// What this node sends tensors over.
     pub transport: Transport,
+    /// Which groups the devices get, when this node leads.
+    pub arrangement: Arrangement,
 }
 
 /// A configuration file that cannot be used.

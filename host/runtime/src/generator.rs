@@ -82,6 +82,11 @@ impl Generator {
         })
     }
 
+    /// The model itself, for whoever reads with it instead of generating: what the leader always has, and the feed-forward.
+    pub fn parts(&mut self) -> (&mut Backbone, &mut (dyn Source + Send)) {
+        (&mut self.backbone, &mut *self.source)
+    }
+
     /// Checks whether a request can be met at all, before anything of it is shown, and counts the tokens of its prompt.
     ///
     /// # Errors

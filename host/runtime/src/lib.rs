@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod alone;
+mod arrangement;
 mod arrival;
 mod assignments;
 mod attempt;
@@ -54,6 +55,7 @@ mod watch;
 mod worker;
 
 pub use alone::{ALONE_ROWS, AloneOptions};
+pub use arrangement::Arrangement;
 pub use batcher::Batcher;
 pub use concealer::{Concealer, Concealment};
 pub use config::{Config, ConfigError, SyncMode};

@@ -172,6 +172,7 @@ impl Node {
             package: self.package.clone(),
             policies: Arc::clone(&self.policies),
             sync: self.config.sync.clone(),
+            testing: self.config.testing.clone(),
             own: self.profile.clone(),
             slot: Arc::clone(&slot),
             planned: Arc::clone(&self.planned),

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::attempt::{Outcome, Request};
 use crate::cluster;
-use crate::config::{Sync, SyncMode};
+use crate::config::{Sync, SyncMode, Testing};
 use crate::error::NodeError;
 use crate::known::Known;
 use crate::messages::{PACE, PROFILE, Profile};
@@ -44,6 +44,7 @@ pub(crate) struct Planner {
     pub(crate) package: Package,
     pub(crate) policies: Arc<Policies>,
     pub(crate) sync: Sync,
+    pub(crate) testing: Testing,
     pub(crate) own: Profile,
     pub(crate) slot: Arc<PlanSlot>,
     /// What is planned, for those who ask.

@@ -1,20 +1,22 @@
+mod cloze;
+mod conditions;
+mod perplexity;
 mod predictor;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use halo_engine::{Backbone, Engine, EngineOptions};
-use halo_eval::{Documents, Lossy, LossyOptions, Rule, perplexity};
-use halo_fabric::Encoding;
+use halo_engine::{Engine, EngineOptions};
+use halo_eval::Documents;
 use halo_runtime::Config;
 
+use cloze::Cloze;
+use perplexity::Perplexity;
 use predictor::Predictor;
 
-use crate::model_path;
-use crate::options::{Conceal, Global, ModelOption, Text, at_least_one, share};
+use crate::options::{Global, Text};
 use crate::output::Output;
-use crate::progress;
 
 /// Measure how good a model is
 #[derive(Debug, Subcommand)]
@@ -22,7 +24,17 @@ pub(crate) enum Eval {
     /// How surprised the model is by a text: 1 is not at all, lower is better
     ///
     /// The whole model runs on this machine. Blank lines separate a text's paragraphs; each document is read by itself.
+    ///
+    /// With --loss, it is read as a cluster that loses packets would, which is imitated; with --cluster, by a real one. Then the
+    /// whole model reads it too, for comparison.
     Perplexity(Perplexity),
+
+    /// How often the model knows the one word that is right
+    ///
+    /// In short stories, something is lost and found again; the last time it is mentioned, the model has to say what it is. That
+    /// is what the default model was trained on, so it says something of that model only. Under --loss or --cluster as for
+    /// perplexity.
+    Cloze(Cloze),
 
     /// What a predictor knows of which neuron groups will matter
     ///
@@ -32,21 +44,6 @@ pub(crate) enum Eval {
     /// of the squared contribution, layer by layer, and by how much the perplexity rises. "Gap closed" is how far the
     /// predictor gets from the mean, 0 %, to the oracle, 100 %. Use text that the model was not calibrated on.
     Predictor(Predictor),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  halo eval perplexity --text models/tests/data/valid-stories.txt --documents 60
-  halo eval perplexity --text models/tests/data/valid-books.txt:12 --documents 60")]
-pub(crate) struct Perplexity {
-    #[command(flatten)]
-    model: ModelOption,
-
-    #[command(flatten)]
-    texts: Texts,
-
-    #[command(flatten)]
-    lossy: LossyArgs,
 }
 
 /// What is to be predicted.
@@ -59,27 +56,6 @@ struct Texts {
     /// Documents of each text to use at most
     #[arg(long, value_name = "N")]
     documents: Option<usize>,
-}
-
-/// A cluster to imitate.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Loss")]
-struct LossyArgs {
-    /// Spread the groups over a leader and so many workers, evenly, as a cluster would
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "loss", value_parser = at_least_one())]
-    workers: usize,
-
-    /// Lose this share of the packets with workers' results, such as 0.1, and ask for nothing again
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    loss: Option<f64>,
-
-    /// Seed of the choice which packets to lose
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "loss")]
-    loss_seed: u64,
-
-    /// What takes the place of what is lost
-    #[arg(long, value_enum, default_value = "zero", requires = "loss")]
-    conceal: Conceal,
 }
 
 impl Texts {
@@ -99,57 +75,9 @@ impl Eval {
     pub(crate) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         match self {
             Self::Perplexity(perplexity) => perplexity.execute(global, output),
+            Self::Cloze(cloze) => cloze.execute(global, output),
             Self::Predictor(predictor) => predictor.execute(global, output),
         }
-    }
-}
-
-impl Perplexity {
-    /// A cluster's feed-forward; without loss to imitate, that of a leader by itself.
-    fn lossy(&self) -> LossyOptions {
-        LossyOptions {
-            workers: self.lossy.loss.map_or(0, |_| self.lossy.workers),
-            loss: self.lossy.loss.unwrap_or(0.0),
-            conceal: self.lossy.conceal.into(),
-            encoding: Encoding::Q8,
-            seed: self.lossy.loss_seed,
-        }
-    }
-
-    fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
-        let config = global.config()?;
-        let package = model_path::open(self.model.model.as_deref(), &config)?;
-        let documents = self.texts.read()?;
-        let engine = engine(&config)?;
-        let mut backbone = Backbone::load(&engine, &package)?;
-        let mut feed_forward = Lossy::load(&engine, &package, &self.lossy())?;
-        let tokenizer = package.tokenizer()?;
-        for documents in documents {
-            let bar = progress::bar(output, &documents.name, 0);
-            let result = perplexity(
-                &mut backbone,
-                &mut feed_forward,
-                &tokenizer,
-                &documents.texts,
-                &Rule::default(),
-                &mut |p| {
-                    bar.set_length(p.total as u64);
-                    bar.set_position(p.done as u64);
-                },
-            )?;
-            bar.finish_and_clear();
-            if output.json() {
-                output.line(&serde_json::json!({ "text": documents.name, "perplexity": result.value, "tokens": result.tokens }))?;
-            } else {
-                anstream::println!(
-                    "{}: perplexity {:.4} over {} tokens",
-                    documents.name,
-                    result.value,
-                    result.tokens
-                );
-            }
-        }
-        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -372,6 +372,35 @@ impl Cluster {
         pinged.into_iter().map(|p| (p.node, p.rounds)).collect()
     }
 
+    /// What `halo eval --json` says of the model, as the cluster computes it.
+    pub(crate) fn eval(&self, arguments: &[&str]) -> Vec<Value> {
+        let workers = self.workers.len().to_string();
+        let mut command = halo(["eval"]);
+        command.args(arguments);
+        command.args(["--json", "--cluster", &self.name, "--name", LEADER]);
+        command.args([
+            "--workers",
+            &workers,
+            "--no-scouting",
+            "--listen",
+            &self.leader,
+        ]);
+        command.args(["--loss", &self.setup.loss.to_string()]);
+        command.args(["--memory", &self.memory().to_string()]);
+        command.arg("--model").arg(self.setup.model.folder());
+        command.arg("--config").arg(self.config(LEADER));
+        for address in self.addresses() {
+            command.args(["--connect", &address]);
+        }
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{output:?}");
+        let lines = output.stdout.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).expect("JSON"))
+            .collect()
+    }
+
     /// What `halo status` says of each node.
     pub(crate) fn status(&self) -> Vec<Value> {
         let output = self.ask(&["status"]);

@@ -70,3 +70,35 @@ fn a_large_budget_is_used_and_accounted_for() {
     assert!(report.counts.concealed_partials > 0, "{:?}", report.counts);
     assert!(report.concealed > 0.0);
 }
+
+#[test]
+fn a_text_is_read_by_a_real_cluster() {
+    let setup = Setup {
+        model: Model::Default,
+        loss: 0.1,
+        memory: 0.3,
+        ..Setup::default()
+    };
+    let cluster = Cluster::start(setup, WORKERS);
+    let text = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../models/tests/data/valid-stories.txt"
+    );
+    let read = cluster.eval(&["perplexity", "--documents", "1", "--text", text]);
+    let conditions = &read[0]["conditions"];
+    let tally = &conditions["tallies"][0];
+    let layers = Model::Default.package().shape().layers as u64;
+    let tokens = read[0]["tokens"].as_u64().unwrap();
+    assert_eq!(
+        tally["rounds"],
+        layers * tokens,
+        "one round a layer and token"
+    );
+    assert!(tally["partials"].as_u64().unwrap() > 0, "{tally}");
+    assert!(
+        (0.0..=0.02).contains(&tally["concealed"].as_f64().unwrap()),
+        "{tally}"
+    );
+    let change = read[0]["change"]["mean"].as_f64().unwrap();
+    assert!(change.abs() < 0.05, "{change}");
+}

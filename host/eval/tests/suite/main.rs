@@ -5,4 +5,5 @@ mod calibrate;
 mod calibrated;
 mod perplexity;
 mod predictor;
+mod simulated;
 mod texts;

@@ -1,7 +1,7 @@
 use std::fs;
 
 use halo_engine::{Backbone, Engine, EngineOptions, FeedForward};
-use halo_eval::{EvalError, Perplexity, Progress, Rule, Stage, perplexity};
+use halo_eval::{EvalError, Perplexity, Progress, Reader, Rule, Stage, perplexity};
 use halo_models::{ImportOptions, Package, WeightFormat, import};
 
 use crate::texts::{KINDS, data, held_out, tiny};
@@ -19,14 +19,13 @@ fn measure(package: &Package, texts: &[String], rule: &Rule) -> Result<Perplexit
         );
         done.push(progress.done);
     };
-    let result = perplexity(
-        &mut backbone,
-        &mut feed_forward,
-        &tokenizer,
-        texts,
-        rule,
-        progress,
-    );
+    let mut reader = Reader {
+        backbone: &mut backbone,
+        feed_forward: &mut feed_forward,
+        tokenizer: &tokenizer,
+        rows: usize::MAX,
+    };
+    let result = perplexity(&mut reader, texts, rule, progress);
     assert_eq!(done, (1..=texts.len()).collect::<Vec<_>>());
     result
 }

@@ -1,5 +1,7 @@
 use halo_engine::{Backbone, Engine, EngineOptions, FeedForward};
-use halo_eval::{EvalError, Order, OrderReport, PredictorTrial, Rule, perplexity, predictor};
+use halo_eval::{
+    EvalError, Order, OrderReport, PredictorTrial, Reader, Rule, perplexity, predictor,
+};
 
 use crate::texts::{held_out, tiny};
 
@@ -32,14 +34,13 @@ fn better_orders_keep_more_and_cost_less() {
     .unwrap();
     assert_eq!(done, (1..=36).map(|d| (d, 36)).collect::<Vec<_>>());
 
-    let whole = perplexity(
-        &mut Backbone::load(&engine, &package).unwrap(),
-        &mut FeedForward::load_all(&engine, &package).unwrap(),
-        &package.tokenizer().unwrap(),
-        &texts,
-        &rule,
-        &mut |_| (),
-    );
+    let mut reader = Reader {
+        backbone: &mut Backbone::load(&engine, &package).unwrap(),
+        feed_forward: &mut FeedForward::load_all(&engine, &package).unwrap(),
+        tokenizer: &package.tokenizer().unwrap(),
+        rows: usize::MAX,
+    };
+    let whole = perplexity(&mut reader, &texts, &rule, &mut |_| ());
     assert_eq!(found.whole, whole.unwrap());
     assert!(found.orders.iter().map(|o| o.order).eq(Order::ALL));
     for of in &found.orders {

@@ -54,7 +54,7 @@ impl Predictor {
         let lost: Vec<usize> = self.lost.iter().map(lost).collect();
         let mut predict = |layer: usize, hidden: &[f32], scores: &mut Vec<f32>| {
             let fault = policies.predictor().score(layer as u32, hidden, scores);
-            fault.map_or(Ok(()), |fault| Err(EvalError::Predictor(fault.to_string())))
+            fault.map_or(Ok(()), |fault| Err(EvalError::Policy(fault.to_string())))
         };
         for documents in documents {
             let trial = PredictorTrial {
