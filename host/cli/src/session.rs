@@ -311,8 +311,9 @@ pub(crate) fn summary(report: &Report) -> String {
     let counts = &report.counts;
     if counts.rounds > 0 {
         line += &format!(
-            "; {} rounds, asked again {} times, concealed {} ({} of {} partials)",
+            "; {} rounds, made up for {} lost packets, asked again {} times, concealed {} ({} of {} partials)",
             counts.rounds,
+            counts.made_up,
             counts.asked_again,
             output::percent(f64::from(report.concealed)),
             counts.concealed_partials,

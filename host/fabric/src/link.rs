@@ -16,6 +16,9 @@ use crate::{
     Transport,
 };
 
+/// Share of packets lost, one way or the other, from which a parity packet after a few others costs less than asking again.
+const LOSSY: f64 = 0.005;
+
 /// The way to another node: sends packets, and knows what has been observed of the way there and back.
 ///
 /// Cheap to keep, and safe to use from any thread.
@@ -127,6 +130,15 @@ impl Link {
                 last_heard: observed.last_heard.map(|heard| heard.elapsed()),
             }
         })
+    }
+
+    /// Whether so many packets are lost, there or back, that tensors are better sent with their [parity](crate::Parity).
+    #[must_use]
+    pub fn is_lossy(&self) -> bool {
+        let over = |share: Option<f64>| share.is_some_and(|share| share >= LOSSY);
+        self.reliable.is_none()
+            && self
+                .with_observed(|observed| over(observed.to.share()) || over(observed.from.share()))
     }
 
     /// When any valid packet came from the other side.

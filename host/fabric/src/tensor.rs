@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::encoding::BLOCK;
 use crate::wire::{Header, MAX_BODY_BYTES};
-use crate::{Encoding, ShapeError};
+use crate::{Encoding, Parity, ShapeError};
 
 /// The shape of a tensor on the wire, from which both sides know its chunks.
 ///
@@ -142,6 +142,8 @@ impl TensorShape {
 pub enum Accepted {
     /// Its values were missing and are in place now.
     New,
+    /// It is the parity, which makes up for a packet that has not been missed, or for one of those that are missed yet.
+    Spare,
     /// Its values were in place already; nothing changed.
     Duplicate,
     /// It cannot be a chunk of this tensor; nothing changed.
@@ -169,13 +171,17 @@ pub const WINDOW: u16 = 64;
 ///
 /// The first [`WINDOW`] chunks come by themselves, the others when they are [asked](Self::ask) for. Packets do not overtake one
 /// another, so when the last one under way is there, whatever is missing then has been lost or not been sent: it can be asked for
-/// at once, without waiting.
+/// at once, without waiting. If their parity follows, it is the last one, and any one chunk that has not come is made from it.
 #[derive(Debug, Clone)]
 pub struct Assembly {
     shape: TensorShape,
     values: Vec<f32>,
     received: Vec<u64>,
     missing: u16,
+    /// Of the packets that have come.
+    sum: Option<Parity>,
+    /// The parity is one of them.
+    parity: bool,
     /// The last chunk that is under way.
     last: u16,
 }
@@ -189,6 +195,8 @@ impl Assembly {
             values: vec![0.0; shape.values()],
             received: vec![0; usize::from(shape.chunks()).div_ceil(64)],
             missing: shape.chunks(),
+            sum: Parity::new(&shape),
+            parity: false,
             last: WINDOW.min(shape.chunks()) - 1,
         }
     }
@@ -211,20 +219,66 @@ impl Assembly {
         {
             return Accepted::Rejected(Rejection::Shape);
         }
+        if header.is_parity() {
+            return self.accept_parity(body);
+        }
         if header.chunk >= shape.chunks() {
             return Accepted::Rejected(Rejection::Chunk);
         }
         if self.has(header.chunk) {
             return Accepted::Duplicate;
         }
-        let target = &mut self.values[shape.range(header.chunk)];
-        if !shape.encoding.decode(body, target) {
-            target.fill(0.0);
+        if !self.put(header.chunk, body) {
             return Accepted::Rejected(Rejection::Body);
         }
-        self.received[usize::from(header.chunk) / 64] |= 1 << (header.chunk % 64);
-        self.missing -= 1;
+        if let Some(sum) = &mut self.sum {
+            sum.add(body);
+        }
+        self.recover();
         Accepted::New
+    }
+
+    fn accept_parity(&mut self, body: &[u8]) -> Accepted {
+        if self.parity {
+            return Accepted::Duplicate;
+        }
+        let Some(sum) = &mut self.sum else {
+            return Accepted::Rejected(Rejection::Chunk);
+        };
+        if body.len() != sum.body().len() {
+            return Accepted::Rejected(Rejection::Body);
+        }
+        self.parity = true;
+        sum.add(body);
+        if self.recover() {
+            Accepted::New
+        } else {
+            Accepted::Spare
+        }
+    }
+
+    /// Makes the one chunk that is missing from the parity and the others. False if there is nothing to make, or nothing to make it from.
+    fn recover(&mut self) -> bool {
+        let Some(sum) = self.sum.take_if(|_| self.parity && self.missing == 1) else {
+            return false;
+        };
+        let missing = self.missing().next();
+        missing.is_some_and(|chunk| {
+            let bytes = self.shape.chunk_bytes(chunk);
+            self.put(chunk, &sum.body()[..bytes])
+        })
+    }
+
+    /// Puts a chunk's values in place. False, and they are zero, if that is not what the body holds.
+    fn put(&mut self, chunk: u16, body: &[u8]) -> bool {
+        let target = &mut self.values[self.shape.range(chunk)];
+        if !self.shape.encoding.decode(body, target) {
+            target.fill(0.0);
+            return false;
+        }
+        self.received[usize::from(chunk) / 64] |= 1 << (chunk % 64);
+        self.missing -= 1;
+        true
     }
 
     /// Whether a chunk has come.
@@ -252,10 +306,10 @@ impl Assembly {
         (0..self.shape.chunks()).filter(|&chunk| !self.has(chunk))
     }
 
-    /// Whether a chunk is the last one under way.
+    /// Whether a packet is the last one under way.
     #[must_use]
-    pub fn is_last(&self, chunk: u16) -> bool {
-        chunk == self.last
+    pub fn is_last(&self, header: &Header) -> bool {
+        header.is_parity() || (!header.parity && header.chunk == self.last)
     }
 
     /// The body of the packet that asks for what is missing ([`Kind::Ask`](crate::Kind::Ask)), and the first chunk that it speaks
@@ -297,6 +351,8 @@ impl Assembly {
         self.values.fill(0.0);
         self.received.fill(0);
         self.missing = self.shape.chunks();
+        self.sum = Parity::new(&self.shape);
+        self.parity = false;
         self.last = WINDOW.min(self.missing) - 1;
     }
 }

@@ -18,16 +18,18 @@
 //! | 32..34 | rows |
 //! | 34..36 | chunk |
 //! | 36..38 | chunks |
-//! | 38..40 | zero |
+//! | 38 | 1 if a parity packet follows the chunks, or is this one; else 0 |
+//! | 39 | zero |
 //!
-//! Bodies: [`Kind::Activation`] and [`Kind::Partial`] carry one chunk in the header's encoding; [`Kind::Ask`] a bitmap
+//! Bodies: [`Kind::Activation`] and [`Kind::Partial`] carry one chunk in the header's encoding, or, numbered as the chunk
+//! after the last, the [parity](Parity) of them all; [`Kind::Ask`] a bitmap
 //! of the missing chunks, the lowest bit of the first byte standing for the header's chunk; [`Kind::Ping`] the sender's
 //! clock; [`Kind::Pong`] that clock again and what has arrived from the other side (see `heartbeat.rs`).
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{Encoding, TensorShape, WireError};
+use crate::{Encoding, Parity, TensorShape, WireError};
 
 /// Version of the packet format.
 pub(crate) const VERSION: u8 = 1;
@@ -106,6 +108,8 @@ pub struct Header {
     pub chunk: u16,
     /// How many chunks the tensor has.
     pub chunks: u16,
+    /// The tensor's chunks are followed by their parity, which has the number `chunks`.
+    pub parity: bool,
 }
 
 impl Header {
@@ -125,6 +129,7 @@ impl Header {
             width: shape.width() as u32,
             chunk: 0,
             chunks: shape.chunks(),
+            parity: false,
         }
     }
 
@@ -142,7 +147,14 @@ impl Header {
             width: 0,
             chunk: 0,
             chunks: 0,
+            parity: false,
         }
+    }
+
+    /// Whether this is a tensor's parity rather than one of its chunks.
+    #[must_use]
+    pub fn is_parity(&self) -> bool {
+        self.parity && self.chunk == self.chunks
     }
 
     /// The tensor's shape.
@@ -162,12 +174,20 @@ impl Header {
     pub(crate) fn check(&self, body: &[u8]) -> Result<(), WireError> {
         match self.kind {
             Kind::Activation | Kind::Partial => {
-                let shape = self.check_chunk()?;
+                let shape = self.shape()?;
+                if self.parity && Parity::new(&shape).is_none() {
+                    return Err(WireError::Field);
+                }
+                if self.is_parity() && self.chunks == shape.chunks() {
+                    return check_body(body, body.len() == Parity::bytes_of(&shape));
+                }
+                self.check_chunk(&shape)?;
                 check_body(body, body.len() == shape.chunk_bytes(self.chunk))
             }
             Kind::Ask => {
-                let shape = self.check_chunk()?;
-                if self.flags & !ASK_PARTIAL != 0 {
+                let shape = self.shape()?;
+                self.check_chunk(&shape)?;
+                if self.flags & !ASK_PARTIAL != 0 || self.parity {
                     return Err(WireError::Field);
                 }
                 let bits = usize::from(shape.chunks() - self.chunk);
@@ -191,8 +211,7 @@ impl Header {
     }
 
     /// Checks that the chunk is one of the shape's.
-    fn check_chunk(&self) -> Result<TensorShape, WireError> {
-        let shape = self.shape()?;
+    fn check_chunk(&self, shape: &TensorShape) -> Result<(), WireError> {
         if self.chunks != shape.chunks() || self.chunk >= self.chunks {
             return Err(WireError::Chunk {
                 chunk: self.chunk,
@@ -200,7 +219,7 @@ impl Header {
                 expected: shape.chunks(),
             });
         }
-        Ok(shape)
+        Ok(())
     }
 
     /// Writes a packet.
@@ -230,7 +249,8 @@ impl Header {
             rows: self.rows.into(),
             chunk: self.chunk.into(),
             chunks: self.chunks.into(),
-            zero: U16::ZERO,
+            parity: self.parity.into(),
+            zero: 0,
         };
         let mut packet = Vec::with_capacity(HEADER_BYTES + body.len());
         packet.extend_from_slice(raw.as_bytes());
@@ -266,7 +286,8 @@ struct RawHeader {
     rows: U16,
     chunk: U16,
     chunks: U16,
-    zero: U16,
+    parity: u8,
+    zero: u8,
 }
 
 /// A packet whose fields fit one another.
@@ -312,8 +333,9 @@ impl<'a> Packet<'a> {
             width: raw.width.get(),
             chunk: raw.chunk.get(),
             chunks: raw.chunks.get(),
+            parity: raw.parity == 1,
         };
-        if raw.zero != U16::ZERO {
+        if raw.zero != 0 || raw.parity > 1 {
             return Err(WireError::Field);
         }
         header.check(body)?;

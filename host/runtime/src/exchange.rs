@@ -181,16 +181,21 @@ impl Exchange {
             .iter()
             .position(|w| self.workers[*w].node == arrived.from);
         let Some(debtor) = debtor.filter(|_| sent.is_of(header)) else {
-            self.useless();
+            // The parity of a partial that came whole comes when the round may be over.
+            if !header.is_parity() {
+                self.useless();
+            }
             return;
         };
         let now = sent.elapsed();
         match header.kind {
             Kind::Partial => {
                 self.workers[debtors[debtor]].heard = sent.until(arrived.at);
-                if round.accept(debtor, header, &arrived.body, now) != Accepted::New {
+                let accepted = round.accept(debtor, header, &arrived.body, now);
+                self.counts.made_up += u64::from(accepted == Accepted::New && header.is_parity());
+                if !matches!(accepted, Accepted::New | Accepted::Spare) {
                     self.useless();
-                } else if let Some(ask) = round.stalled(debtor, header.chunk, now) {
+                } else if let Some(ask) = round.stalled(debtor, header, now) {
                     self.ask(round, debtor, debtors[debtor], ask, sent);
                 }
             }

@@ -27,6 +27,8 @@ pub(crate) struct Gathering {
     activation: Assembly,
     /// The asking that was answered last.
     answered: u8,
+    /// The activation comes with its parity, and so the partial is to go back.
+    parity: bool,
 }
 
 impl Gathering {
@@ -34,6 +36,7 @@ impl Gathering {
         Self {
             activation: Assembly::new(shape),
             answered: 0,
+            parity: false,
         }
     }
 
@@ -47,24 +50,33 @@ impl Gathering {
         Sending::answer_to(self.answered.into(), 1)
     }
 
+    /// Whether the partial goes back with its parity.
+    pub(crate) fn parity(&self) -> bool {
+        self.parity
+    }
+
     /// Takes a packet of the activation.
     pub(crate) fn take(&mut self, header: &Header, body: &[u8]) -> Step {
         let Sending { number, copies } = Sending::of_flags(header.flags);
-        match self.activation.accept(header, body) {
-            Accepted::New if self.activation.complete() => {
+        let accepted = self.activation.accept(header, body);
+        let complete = self.activation.complete();
+        self.parity |= header.parity;
+        match accepted {
+            Accepted::New if complete => {
                 self.answered = number;
                 Step::Compute { copies }
             }
-            Accepted::New if self.activation.is_last(header.chunk) => Step::Ask,
             // Of an activation that is sent again, the first packet to come is answered.
-            Accepted::Duplicate
-                if self.activation.complete()
-                    && (number > self.answered || number == Sending::LAST) =>
+            Accepted::Duplicate | Accepted::Spare
+                if complete && (number > self.answered || number == Sending::LAST) =>
             {
                 self.answered = number;
                 Step::Answer { copies }
             }
-            Accepted::New => Step::Nothing,
+            Accepted::New | Accepted::Spare if !complete && self.activation.is_last(header) => {
+                Step::Ask
+            }
+            Accepted::New | Accepted::Spare => Step::Nothing,
             Accepted::Duplicate | Accepted::Rejected(_) => Step::Useless,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use halo_fabric::{HEADER_BYTES, Header, Kind, Link, NodeId, Packet, TensorShape, WINDOW};
+use halo_fabric::{HEADER_BYTES, Header, Kind, Link, NodeId, Packet, Parity, TensorShape, WINDOW};
 
 use crate::sending::Sending;
 
@@ -16,6 +16,8 @@ use crate::sending::Sending;
 pub(crate) struct Sent {
     header: Header,
     chunks: Vec<Vec<u8>>,
+    /// Of the chunks, if there are few.
+    parity: Option<Parity>,
     began: Instant,
     recipients: Vec<Recipient>,
 }
@@ -64,9 +66,15 @@ impl Sent {
             shape.encode_chunk(chunk, values, &mut body);
             body
         };
+        let chunks: Vec<Vec<u8>> = (0..shape.chunks()).map(chunk).collect();
+        let mut parity = Parity::new(shape);
+        if let Some(parity) = &mut parity {
+            chunks.iter().for_each(|body| parity.add(body));
+        }
         Self {
             header,
-            chunks: (0..shape.chunks()).map(chunk).collect(),
+            chunks,
+            parity,
             began,
             recipients,
         }
@@ -148,7 +156,19 @@ impl Outgoing {
         let window = usize::from(WINDOW);
         let first = sent.chunks.len().min(window) as u16;
         recipient.next.fetch_max(first, Ordering::Relaxed);
-        (0..first).for_each(|chunk| self.send_chunk(sent, recipient, chunk, asking));
+        let parity = sent
+            .parity
+            .as_ref()
+            .filter(|_| self.prompt && recipient.link.is_lossy());
+        let header = Header {
+            parity: parity.is_some(),
+            ..sent.header
+        };
+        let bodies = sent.chunks.iter().take(window).map(Vec::as_slice);
+        let bodies = bodies.chain(parity.map(Parity::body));
+        for (chunk, body) in (0..).zip(bodies) {
+            self.send_chunk(recipient, Header { chunk, ..header }, body, asking);
+        }
     }
 
     /// Sends a worker of the round under way what it asks for. True if any of that had been sent before, and was lost.
@@ -168,25 +188,23 @@ impl Outgoing {
         for chunk in packet.asked() {
             let sent_before = chunk < recipient.next.fetch_max(chunk + 1, Ordering::Relaxed);
             lost |= sent_before;
-            if self.prompt || !sent_before {
-                self.send_chunk(&sent, recipient, chunk, 0);
+            if let Some(body) = sent.chunks.get(usize::from(chunk))
+                && (self.prompt || !sent_before)
+            {
+                let header = Header {
+                    chunk,
+                    ..sent.header
+                };
+                self.send_chunk(recipient, header, body, 0);
             }
         }
         lost
     }
 
-    fn send_chunk(&self, sent: &Sent, recipient: &Recipient, chunk: u16, asking: usize) {
-        let Some(body) = sent.chunks.get(usize::from(chunk)) else {
-            return;
-        };
+    fn send_chunk(&self, recipient: &Recipient, header: Header, body: &[u8], asking: usize) {
         let flags = Sending::answer_to(asking, recipient.copies).flags();
-        let header = Header {
-            chunk,
-            flags,
-            ..sent.header
-        };
         for _ in 0..recipient.copies {
-            self.send(&recipient.link, header, body);
+            self.send(&recipient.link, Header { flags, ..header }, body);
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Pinged {
     pub longest_us: f64,
     /// Times that something was asked for again.
     pub asked_again: u64,
+    /// Lost packets of answers that their parity made up for.
+    pub made_up: u64,
     /// Mean time of a packet there and one back, in microseconds, without the threads that a round goes through.
     pub round_trip_us: Option<f64>,
     /// Share of packets lost on the way there.
@@ -165,6 +167,7 @@ impl Ping {
             p99_us: quantile(0.99),
             longest_us: quantile(1.0),
             asked_again: self.exchange.counts.asked_again,
+            made_up: self.exchange.counts.made_up,
             round_trip_us: estimate.round_trip_us,
             loss_to: estimate.loss_to,
             loss_from: estimate.loss_from,

@@ -154,13 +154,13 @@ impl Round {
         accepted
     }
 
-    /// What to ask a debtor that has nothing more under way after this chunk, though some are missing. Counts it as asked.
-    pub(crate) fn stalled(&mut self, debtor: usize, chunk: u16, now: Duration) -> Option<Ask> {
+    /// What to ask a debtor that has nothing more under way after this packet, though some are missing. Counts it as asked.
+    pub(crate) fn stalled(&mut self, debtor: usize, header: &Header, now: Duration) -> Option<Ask> {
         let debt = &mut self.debts[debtor];
-        if !debt.open() || !debt.assembly.is_last(chunk) {
+        if !debt.open() || !debt.assembly.is_last(header) {
             return None;
         }
-        let lost = debt.assembly.missing().next() < Some(chunk);
+        let lost = debt.assembly.missing().next() < Some(header.chunk);
         if lost && !self.repair.prompt {
             return None;
         }

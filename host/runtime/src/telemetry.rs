@@ -13,6 +13,8 @@ pub struct Counts {
     pub concealed_partials: u64,
     /// Times that something lost was asked for again, there or here.
     pub asked_again: u64,
+    /// Lost packets of partials that their parity made up for.
+    pub made_up: u64,
     /// Tensor packets sent.
     pub packets_sent: u64,
     /// Bytes of them.
@@ -43,6 +45,7 @@ impl Counts {
             partials: self.partials - before.partials,
             concealed_partials: self.concealed_partials - before.concealed_partials,
             asked_again: self.asked_again - before.asked_again,
+            made_up: self.made_up - before.made_up,
             packets_sent: self.packets_sent - before.packets_sent,
             bytes_sent: self.bytes_sent - before.bytes_sent,
             packets_received: self.packets_received - before.packets_received,

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use halo_engine::TIMELINE;
-use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, TensorShape, WINDOW};
+use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, Parity, TensorShape, WINDOW};
 use tracing::{debug, trace_span, warn};
 
 use crate::assignments::{Assignment, Assignments};
@@ -128,7 +128,7 @@ impl Worker<'_> {
             Step::Useless => self.fabric.count_useless(),
             Step::Ask => self.ask(index),
             Step::Compute { copies } => self.compute(index, copies, assignment),
-            Step::Answer { copies } => self.answer(index, copies, 0..WINDOW),
+            Step::Answer { copies } => self.answer_whole(index, copies),
         }
     }
 
@@ -148,7 +148,7 @@ impl Worker<'_> {
             Ok(partial) => {
                 work.partial = Some(partial);
                 trace_span!(target: TIMELINE, "answer", layer)
-                    .in_scope(|| self.answer(index, copies, 0..WINDOW));
+                    .in_scope(|| self.answer_whole(index, copies));
             }
             Err(error) => {
                 warn!(leader = %work.key.leader, layer = work.key.layer, "cannot compute: {error}");
@@ -159,7 +159,7 @@ impl Worker<'_> {
     /// The leader misses chunks of a partial.
     fn asked(&mut self, index: usize, arrived: &Arrived) {
         if self.rounds[index].partial.is_some() {
-            self.answer(index, 1, arrived.asked());
+            self.answer(index, 1, arrived.asked(), false);
         } else {
             // What was lost is the activation.
             self.ask(index);
@@ -178,22 +178,39 @@ impl Worker<'_> {
         }
     }
 
+    /// Sends the first packets of the partial, each so often, as the activation came: with their parity or without.
+    fn answer_whole(&self, index: usize, copies: u8) {
+        let parity = self.rounds[index].gathering.parity();
+        self.answer(index, copies, 0..WINDOW, parity);
+    }
+
     /// Sends chunks of the partial, each so often.
-    fn answer(&self, index: usize, copies: u8, chunks: impl Iterator<Item = u16>) {
+    fn answer(&self, index: usize, copies: u8, chunks: impl Iterator<Item = u16>, parity: bool) {
         let work = &self.rounds[index];
         let (Some(partial), Ok(link)) = (&work.partial, self.fabric.link(&work.key.leader)) else {
             return;
         };
-        let header = work.header(Kind::Partial, &partial.shape);
+        let mut parity = Parity::new(&partial.shape).filter(|_| parity);
+        let header = Header {
+            parity: parity.is_some(),
+            ..work.header(Kind::Partial, &partial.shape)
+        };
+        let send = |chunk, body: &[u8]| {
+            (0..copies).for_each(|_| link.send(Header { chunk, ..header }, body));
+        };
         let mut body = Vec::new();
-        for chunk in chunks.take_while(|chunk| *chunk < partial.shape.chunks()) {
+        for chunk in chunks.take_while(|chunk| *chunk < header.chunks) {
             body.clear();
             partial
                 .shape
                 .encode_chunk(chunk, &partial.values, &mut body);
-            for _ in 0..copies {
-                link.send(Header { chunk, ..header }, &body);
+            send(chunk, &body);
+            if let Some(parity) = &mut parity {
+                parity.add(&body);
             }
+        }
+        if let Some(parity) = parity {
+            send(header.chunks, parity.body());
         }
     }
 }

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn few_packets_over_bad_links_are_doubled() {
         let mut round = round(0, 0.0, &[0.2, 0.2]);
-        round.debtors[1].loss = 0.1;
+        round.debtors[1].loss = 0.2;
         let copies = |round: &Round| -> Vec<u8> {
             admit(&Settings::default(), LAYERS, round)
                 .orders

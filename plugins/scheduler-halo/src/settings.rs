@@ -17,7 +17,7 @@ impl Default for Settings {
         Self {
             budget: 0.02,
             needed_share: 0.5,
-            double_loss: 0.03,
+            double_loss: 0.12,
             hysteresis: 0.03,
             standbys: 0.125,
         }

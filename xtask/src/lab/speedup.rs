@@ -31,6 +31,10 @@ pub(crate) struct Args {
     /// Time on its core that each host has, such as 0.5 [default: all].
     #[arg(long, value_name = "CORES")]
     share: Option<f64>,
+    /// Memory that the leader has for neuron groups, such as 200MB, of strict and relaxed: what does not fit goes to the workers
+    /// even if that is not faster.
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<String>,
     /// Model package [default: random weights in the shape of TinyLlama-1.1B].
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
@@ -109,6 +113,7 @@ struct Report {
     model: String,
     hosts: u8,
     share: Option<f64>,
+    memory: Option<String>,
     burst: Option<f64>,
     tokens: u32,
     limit_seconds: u64,
@@ -184,6 +189,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         hosts: args.hosts,
         share: args.share,
+        memory: args.memory.clone(),
         burst: args.burst,
         tokens: args.length.tokens,
         limit_seconds: args.length.limit,
@@ -211,6 +217,7 @@ fn cell(
         Mode::Tcp => leader.args(["--scheduler", "scheduler-even"]),
         Mode::Strict | Mode::Relaxed => {
             leader.args(["--sync", mode.name()]);
+            leader.args(args.memory.iter().flat_map(|bytes| ["--memory", bytes]));
             leader.args(args.scheduler.iter().flat_map(|name| ["--scheduler", name]))
         }
     };

@@ -375,6 +375,7 @@ fn comparison(relaxed: &Outcome, like_tcp: &Outcome) -> String {
             relaxed.packets_lost.to_string(),
             like_tcp.packets_lost.to_string(),
         ],
+        row("made up for by parity", &|r| r.counts.made_up.to_string()),
         row("asked again", &|r| r.counts.asked_again.to_string()),
         row("partials concealed", &|r| {
             format!("{} of {}", r.counts.concealed_partials, r.counts.partials)

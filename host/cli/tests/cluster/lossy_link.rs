@@ -32,7 +32,7 @@ fn datagrams_lost_on_the_wire_change_nothing() {
     assert_eq!(generation.report.tokens, right_tokens(TOKENS));
 
     let counts = &generation.report.counts;
-    assert!(counts.asked_again > 0, "{counts:?}");
+    assert!(counts.asked_again + counts.made_up > 0, "{counts:?}");
     assert_eq!(counts.concealed_partials, 0);
     let (passed, dropped) = relays
         .iter()

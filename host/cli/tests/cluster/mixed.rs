@@ -30,7 +30,7 @@ fn generate(worker: Option<OsString>) -> Generation {
     let options = [&evenly("strict", "f32")[..], &["--logprobs", "1"]].concat();
     let generation = cluster.lead_over(&endpoints, TOKENS, &options).finish();
     let counts = &generation.report.counts;
-    assert!(counts.asked_again > 0, "{counts:?}");
+    assert!(counts.asked_again + counts.made_up > 0, "{counts:?}");
     assert!(relay.counts().1 > 0, "{relay:?}");
     generation
 }

@@ -111,7 +111,7 @@ fn what_is_beyond_the_window_is_asked_for_by_the_window() {
             let body = vec![0; shape.chunk_bytes(chunk)];
             assert_eq!(assembly.accept(&header, &body), Accepted::New);
             let last = under_way.last() == Some(&chunk);
-            assert_eq!(assembly.is_last(chunk), last);
+            assert_eq!(assembly.is_last(&header), last);
         }
         under_way = ask(&mut assembly);
         assert!(under_way.len() <= usize::from(WINDOW));
@@ -131,7 +131,8 @@ fn chunks_that_are_far_apart_take_several_askings() {
         assembly.accept(&header(&shape, chunk), &body);
     }
     assert_eq!(ask(&mut assembly), [1, far]);
-    assert!(assembly.is_last(far) && !assembly.is_last(1));
+    let is_last = |chunk| assembly.is_last(&header(&shape, chunk));
+    assert!(is_last(far) && !is_last(1));
 }
 
 /// Shapes small enough to try many.
@@ -159,6 +160,47 @@ proptest! {
         }
         prop_assert_eq!(next, shape.values());
         prop_assert_eq!(shape.chunks(), shape.chunks_per_row() * shape.rows() as u16);
+    }
+
+    #[test]
+    fn parity_makes_up_for_any_one_packet_and_no_more(
+        shape in shapes(),
+        seed in any::<u64>(),
+        losses in 0..3_usize,
+    ) {
+        use rand::seq::SliceRandom as _;
+        use rand::{RngExt as _, SeedableRng as _};
+        let Some(mut parity) = Parity::new(&shape) else {
+            return Ok(());
+        };
+        let mut random = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.values()).map(|_| random.random_range(-3.0..3.0)).collect();
+        let with_parity = |chunk| Header { parity: true, ..header(&shape, chunk) };
+        let mut packets = Vec::new();
+        for chunk in 0..shape.chunks() {
+            let mut body = Vec::new();
+            shape.encode_chunk(chunk, &values, &mut body);
+            parity.add(&body);
+            packets.push((with_parity(chunk), body));
+        }
+        packets.push((with_parity(shape.chunks()), parity.body().to_vec()));
+        let mut whole = Assembly::new(shape);
+        packets.iter().for_each(|(header, body)| { whole.accept(header, body); });
+        prop_assert!(whole.is_last(&packets.last().unwrap().0));
+
+        packets.shuffle(&mut random);
+        let lost = losses.min(packets.len());
+        let mut assembly = Assembly::new(shape);
+        packets[lost..].iter().for_each(|(header, body)| { assembly.accept(header, body); });
+        prop_assert_eq!(assembly.complete(), lost <= 1);
+        if lost <= 1 {
+            prop_assert_eq!(assembly.values(), whole.values());
+        }
+        // What was lost comes late: nothing changes if it was made up for, and otherwise it is as good as ever.
+        for (header, body) in &packets {
+            assembly.accept(header, body);
+        }
+        prop_assert_eq!(assembly.values(), whole.values());
     }
 
     #[test]

@@ -17,6 +17,14 @@ fn activation() -> Header {
     }
 }
 
+fn parity() -> Header {
+    Header {
+        chunk: 2,
+        parity: true,
+        ..activation()
+    }
+}
+
 fn ask() -> Header {
     Header {
         flags: ASK_PARTIAL,
@@ -44,6 +52,12 @@ fn golden() -> Vec<(Header, u32, Vec<u8>, &'static str)> {
             5,
             vec![1, 2, 3, 4],
             "484c 01 02 01 00 0201 8877665544332211 a4a3a2a1 b4b3b2b1 02000000 05000000 0200 0100 0200 0000 01020304",
+        ),
+        (
+            parity(),
+            5,
+            vec![1, 2, 3, 4],
+            "484c 01 01 01 80 0201 8877665544332211 a4a3a2a1 b4b3b2b1 02000000 05000000 0200 0200 0200 0100 01020304",
         ),
         (
             ask(),
@@ -115,6 +129,21 @@ fn fields_that_do_not_fit_are_refused() {
         ..activation()
     };
     assert!(matches!(check(miscounted, &body), WireError::Chunk { .. }));
+    let too_many = TensorShape::new(9, 2, Encoding::F16).unwrap();
+    let too_many = Header {
+        parity: true,
+        ..Header::of_tensor(Kind::Activation, &too_many)
+    };
+    assert_eq!(check(too_many, &body), WireError::Field);
+    assert_eq!(check(parity(), &body[1..]), WireError::Body { actual: 3 });
+    let beyond_parity = Header {
+        chunk: 3,
+        ..parity()
+    };
+    assert!(matches!(
+        check(beyond_parity, &body),
+        WireError::Chunk { .. }
+    ));
     let no_rows = Header {
         rows: 0,
         ..activation()
@@ -150,7 +179,8 @@ fn foreign_bytes_are_refused_by_name() {
     assert_eq!(with(3, 0), WireError::Kind(0));
     assert_eq!(with(3, 6), WireError::Kind(6));
     assert_eq!(with(4, 4), WireError::Encoding(4));
-    assert_eq!(with(38, 1), WireError::Field);
+    assert_eq!(with(38, 2), WireError::Field);
+    assert_eq!(with(39, 1), WireError::Field);
     assert_eq!(
         Packet::parse(&good[..HEADER_BYTES - 1]).unwrap_err(),
         WireError::Length(HEADER_BYTES - 1)
@@ -171,7 +201,8 @@ fn use_packet(bytes: &[u8]) -> Result<(), TestCaseError> {
     let written = packet.header.write(packet.sequence, packet.body).unwrap();
     prop_assert_eq!(&written, bytes);
     prop_assert!(packet.asked().all(|chunk| chunk < packet.header.chunks));
-    if matches!(packet.header.kind, Kind::Activation | Kind::Partial) {
+    let of_tensor = matches!(packet.header.kind, Kind::Activation | Kind::Partial);
+    if of_tensor && !packet.header.is_parity() {
         let shape = packet.header.shape().unwrap();
         let mut values = vec![0.0; shape.range(packet.header.chunk).len()];
         if shape.encoding().decode(packet.body, &mut values) {
@@ -195,7 +226,7 @@ proptest! {
         small in any::<bool>(),
     ) {
         bytes[..5].copy_from_slice(&[b'H', b'L', VERSION, kind, encoding]);
-        bytes[38..40].fill(0);
+        bytes[39] = 0;
         if small {
             for high in [25, 26, 27, 33, 35, 37] {
                 bytes[high] = 0;
@@ -206,7 +237,7 @@ proptest! {
 
     #[test]
     fn mutated_packets_are_read_or_refused(
-        which in 0..5_usize,
+        which in 0..6_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {

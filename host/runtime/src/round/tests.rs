@@ -31,11 +31,17 @@ fn deliver(round: &mut Round, debtor: usize, chunk: u16, flags: u8, now: Duratio
     let mut body = Vec::new();
     shape().encode_chunk(chunk, &values, &mut body);
     let header = Header {
-        chunk,
         flags,
-        ..Header::of_tensor(Kind::Partial, &shape())
+        ..header(chunk)
     };
     round.accept(debtor, &header, &body, now)
+}
+
+fn header(chunk: u16) -> Header {
+    Header {
+        chunk,
+        ..Header::of_tensor(Kind::Partial, &shape())
+    }
 }
 
 fn deliver_all(round: &mut Round, debtor: usize, flags: u8, now: Duration) {
@@ -161,16 +167,20 @@ fn a_worker_that_begins_late_is_given_time() {
 fn what_is_lost_before_the_last_packet_is_asked_for_at_once() {
     let mut prompt = round(&[true]);
     deliver(&mut prompt, 0, 0, 0, ms(0));
-    assert_eq!(prompt.stalled(0, 0, ms(0)), None, "more is under way");
+    assert_eq!(
+        prompt.stalled(0, &header(0), ms(0)),
+        None,
+        "more is under way"
+    );
     let last = shape().chunks() - 1;
     deliver(&mut prompt, 0, last, 0, ms(0));
-    assert_eq!(prompt.stalled(0, last, ms(0)), Some(Ask::Missing));
+    assert_eq!(prompt.stalled(0, &header(last), ms(0)), Some(Ask::Missing));
     assert_eq!(prompt.asked(0), 1);
     assert!(prompt.due(Duration::from_micros(999)).is_empty());
 
     let mut like_tcp = Round::new(shape(), [(true, ms(1))], Repair::LIKE_TCP, BOUND, BOUND);
     deliver(&mut like_tcp, 0, last, 0, ms(0));
-    assert_eq!(like_tcp.stalled(0, last, ms(0)), None);
+    assert_eq!(like_tcp.stalled(0, &header(last), ms(0)), None);
 }
 
 #[test]
@@ -184,7 +194,7 @@ fn what_is_beyond_the_window_is_wanted_when_the_window_has_come() {
         let header = Header { chunk, ..of_tensor };
         round.accept(0, &header, &body, ms(0));
         let ask = (chunk == WINDOW - 1).then_some(Ask::Next);
-        assert_eq!(round.stalled(0, chunk, ms(0)), ask);
+        assert_eq!(round.stalled(0, &header, ms(0)), ask);
     }
     assert_eq!(round.assembly_mut(0).ask().unwrap().0, WINDOW);
 }

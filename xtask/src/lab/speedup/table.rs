@@ -21,11 +21,14 @@ pub(super) fn show(report: &Report) -> String {
     let share = report.share.map_or("a core each".into(), |share| {
         format!("{share} of a core each")
     });
+    let memory = report.memory.as_ref().map_or_else(String::new, |bytes| {
+        format!(", the leader's memory {bytes}")
+    });
     let burst = report.burst.map_or("at random".into(), |length| {
         format!("in bursts of {length}")
     });
     let mut text = format!(
-        "HALO {halo}, {model}, {hosts} hosts with {share}, on {machine} with {cores} cores, Linux {kernel}. {tokens} tokens after a \
+        "HALO {halo}, {model}, {hosts} hosts with {share}{memory}, on {machine} with {cores} cores, Linux {kernel}. {tokens} tokens after a \
          short prompt, cut short after {limit_seconds} s; packets lost {burst} on arrival, seeded by the kernel; TCP with cubic.\n"
     );
     for mode in [Mode::Tcp, Mode::Strict, Mode::Relaxed] {
