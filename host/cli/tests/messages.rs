@@ -97,12 +97,15 @@ impl Home {
         worker
     }
 
-    /// All files in it, by their paths.
+    /// All files in it, by their paths, but for what may be made again at any time.
     fn files(&self) -> Vec<String> {
         let (mut files, mut folders) = (Vec::new(), vec![self.folder.path().to_owned()]);
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
+                if path.ends_with("halo/cache") {
+                    continue;
+                }
                 if path.is_dir() {
                     folders.push(path);
                 } else {
