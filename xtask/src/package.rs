@@ -1,9 +1,11 @@
 //! `cargo xtask package`: packages for Debian and Raspberry Pi OS.
 
+mod notices;
 mod tree;
 mod trial;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -105,6 +107,8 @@ fn make(architecture: Architecture, halo: &Path, native: &Path, folder: &Path) -
     let glibc = glibc::needed(halo)?.max(glibc::needed(&library)?);
     let tree = Tree::new()?;
     fill(&tree, halo, native, &library)?;
+    let triple = format!("{}-unknown-linux-gnu", architecture.rust());
+    tree.compressed("usr/share/doc/halo", "crates", notices::collect(&triple)?)?;
     let control = format!(
         "Package: halo\n\
          Version: {version}\n\
@@ -159,7 +163,8 @@ fn fill(tree: &Tree, halo: &Path, native: &Path, library: &Path) -> Result<()> {
     let pages = tempfile::tempdir()?;
     cargo::run(Command::new(native).arg("manual").arg(pages.path()))?;
     for page in paths::files(pages.path())? {
-        tree.compressed("usr/share/man/man1", &page)?;
+        let name = page.file_name().unwrap_or_default().to_string_lossy();
+        tree.compressed("usr/share/man/man1", &name, fs::read(&page)?)?;
     }
     for (shell, path) in [
         ("bash", "usr/share/bash-completion/completions/halo"),
@@ -204,8 +209,6 @@ fn epoch() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

@@ -62,11 +62,15 @@ impl Tree {
         self.write(path, &read(from)?, 0o755)
     }
 
-    /// Copies a file into a folder, compressed as manual pages are.
-    pub(super) fn compressed(&self, folder: &str, from: &Path) -> Result<()> {
-        let name = from.file_name().unwrap_or_default().to_string_lossy();
+    /// Writes a file into a folder, compressed as manual pages are.
+    pub(super) fn compressed(
+        &self,
+        folder: &str,
+        name: &str,
+        bytes: impl AsRef<[u8]>,
+    ) -> Result<()> {
         let path = format!("{folder}/{name}");
-        self.copy(&path, from)?;
+        self.put(&path, bytes)?;
         // Without its name and time.
         cargo::run(Command::new("gzip").args(["-9n"]).arg(self.place(&path)?))
     }
