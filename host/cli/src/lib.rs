@@ -65,6 +65,7 @@ enum Command {
     Demo(commands::demo::Demo),
     Router(commands::router::Router),
     Status(commands::status::Status),
+    Top(commands::top::Top),
     Ping(commands::ping::Ping),
     #[command(subcommand)]
     Policy(commands::policy::Policy),
@@ -122,6 +123,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => on_runtime(demo.execute(global, output)),
         Command::Router(router) => on_runtime(router.execute(global, output)),
         Command::Status(status) => on_runtime(status.execute(global, output)),
+        Command::Top(top) => on_runtime(top.execute(global, output)),
         Command::Ping(ping) => on_runtime(ping.execute(global, output)),
         Command::Policy(policy) => on_runtime(policy.execute(global, output)),
         Command::Model(model) => model.execute(global, output),

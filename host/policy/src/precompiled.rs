@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, Metadata},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -53,8 +53,11 @@ impl Precompiled {
         let code = match self.read(&self.name(component)) {
             Ok(code) => code,
             Err(error) => {
-                // The first time is no news.
-                if error.kind() != io::ErrorKind::NotFound {
+                // The first time is no news, nor that another user keeps the data folder.
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::PermissionDenied
+                ) {
                     warn!(
                         "cannot use what was compiled earlier, in {}: {error}; compiling anew",
                         self.folder.display()
@@ -115,7 +118,7 @@ impl Precompiled {
             fs::create_dir_all(parent)?;
         }
         match DirBuilder::new().mode(0o700).create(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => check(&fs::metadata(&self.folder)?, &self.folder)?,
         }
         // Made for its owner alone. Not synced: what a power cut leaves of it is found damaged.
@@ -144,16 +147,16 @@ impl Precompiled {
 /// Refuses what another user may have written.
 fn check(found: &Metadata, path: &Path) -> io::Result<()> {
     const OTHERS_WRITE: u32 = 0o022;
-    if found.uid() == geteuid().as_raw() && found.mode() & OTHERS_WRITE == 0 {
-        return Ok(());
+    let path = path.display();
+    if found.uid() != geteuid().as_raw() {
+        let error = format!("{path} belongs to another user");
+        return Err(io::Error::new(ErrorKind::PermissionDenied, error));
     }
-    Err(io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!(
-            "{} belongs to another user, or others may write to it; remove it",
-            path.display()
-        ),
-    ))
+    if found.mode() & OTHERS_WRITE != 0 {
+        let error = format!("other users may write to {path}; remove it");
+        return Err(io::Error::other(error));
+    }
+    Ok(())
 }
 
 /// The digest of a file's name and of the code in it: one that is given another name is as good as damaged.

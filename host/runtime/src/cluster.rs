@@ -7,6 +7,7 @@ use halo_fabric::{CallError, Counters, Fabric, Mode, NodeId};
 use tokio::task::JoinSet;
 
 use crate::config::Network;
+use crate::generating::Generating;
 use crate::messages::{self, Loading, Profile};
 use crate::planned::Planned;
 
@@ -82,6 +83,11 @@ pub async fn counters(fabric: &Fabric) -> BTreeMap<NodeId, Result<Counters, Call
 /// What the members that lead have planned; nothing of those that do not.
 pub async fn plans(fabric: &Fabric) -> BTreeMap<NodeId, Result<Option<Planned>, CallError>> {
     ask_all(fabric, messages::PLAN, &(), PATIENCE).await
+}
+
+/// What the members that lead generate.
+pub async fn generating(fabric: &Fabric) -> BTreeMap<NodeId, Result<Generating, CallError>> {
+    ask_all(fabric, messages::GENERATING, &(), PATIENCE).await
 }
 
 /// How far the members are with loading what they compute for others.

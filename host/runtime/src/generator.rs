@@ -6,6 +6,7 @@ use halo_models::{Package, Tokenizer};
 
 use crate::alone::{Alone, AloneOptions};
 use crate::error::{GenerationError, NodeError};
+use crate::generating::Account;
 use crate::generation::{Finish, Report, Request, Source, Token};
 use crate::memory;
 use crate::prefixes::{Prefixes, common};
@@ -26,6 +27,7 @@ pub struct Generator {
     under_way: BTreeMap<GenerationId, Sequence>,
     prefixes: Prefixes,
     next: u64,
+    account: Account,
 }
 
 /// A generation of a [`Generator`]. Later ones are greater.
@@ -60,18 +62,23 @@ impl Generator {
         // Groups that load beside the generation would share the disk with what it needs from the start.
         let backbone = Backbone::load(engine, package)?;
         let source = Box::new(Alone::load(engine, package, options)?);
-        Self::with(backbone, source)
+        Self::with(backbone, source, Account::default())
     }
 
     pub(crate) fn new(
         engine: &Engine,
         package: &Package,
         source: Box<dyn Source + Send>,
+        account: Account,
     ) -> Result<Self, NodeError> {
-        Self::with(Backbone::load(engine, package)?, source)
+        Self::with(Backbone::load(engine, package)?, source, account)
     }
 
-    fn with(backbone: Backbone, source: Box<dyn Source + Send>) -> Result<Self, NodeError> {
+    fn with(
+        backbone: Backbone,
+        source: Box<dyn Source + Send>,
+        account: Account,
+    ) -> Result<Self, NodeError> {
         Ok(Self {
             tokenizer: backbone.package().tokenizer()?,
             backbone,
@@ -79,6 +86,7 @@ impl Generator {
             under_way: BTreeMap::new(),
             prefixes: Prefixes::default(),
             next: 0,
+            account,
         })
     }
 
@@ -163,12 +171,14 @@ impl Generator {
         let before = self.source.counts();
         let sequence = Sequence::new(shape, &self.tokenizer, request, tokens, cache, before);
         self.under_way.insert(id, sequence);
+        self.note(0);
         Ok(id)
     }
 
     /// Ends a generation. Nothing if it has ended before.
     pub fn leave(&mut self, id: GenerationId) -> Option<Result<Report, GenerationError>> {
         let sequence = self.under_way.remove(&id)?;
+        self.note(0);
         Some(self.end(sequence, Finish::Stopped))
     }
 
@@ -187,7 +197,10 @@ impl Generator {
             progress.push((id, self.end(sequence, Finish::MaxTokens).into()));
         }
         // What a pass that failed leaves behind is not worth going on with.
-        let mut logits = self.pass().inspect_err(|_| self.under_way.clear())?;
+        let mut logits = self.pass().inspect_err(|_| {
+            self.under_way.clear();
+            self.note(0);
+        })?;
         let vocabulary = self.backbone.package().shape().vocabulary;
         let ready: Vec<_> = self
             .under_way
@@ -205,7 +218,17 @@ impl Generator {
                 Err(error) => progress.push((id, Progress::Failed(error))),
             }
         }
+        let tokens = progress
+            .iter()
+            .filter(|(_, p)| matches!(p, Progress::Token(_)));
+        self.note(tokens.count());
         Ok(progress)
+    }
+
+    /// Lets those who watch know that there are so many tokens more.
+    fn note(&self, tokens: usize) {
+        self.account
+            .write(self.under_way.len(), tokens, self.source.counts());
     }
 
     /// Runs a row of every generation, and more of those with more to run. Gives the logits of those that have nothing to run

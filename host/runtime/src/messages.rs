@@ -20,6 +20,8 @@ pub(crate) const TIMELINE: &str = "timeline";
 pub(crate) const PACE: &str = "pace";
 /// `plan`: what has a node planned that leads? Asked with no body.
 pub(crate) const PLAN: &str = "plan";
+/// `generating`: what does a node generate that leads? Asked with no body.
+pub(crate) const GENERATING: &str = "generating";
 /// `assign`: compute these groups for me.
 pub(crate) const ASSIGN: &str = "assign";
 /// `model-offer`: which package do you compute with? Asked with no body.

@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::assignments::Assignments;
 use crate::config::{Config, SyncMode};
 use crate::error::{GenerationError, NodeError};
+use crate::generating::Account;
 use crate::generator::Generator;
 use crate::inbox::{LeaderInbox, LeaderOutbox, inbox, leader_inbox};
 use crate::leader::Leader;
@@ -49,6 +50,8 @@ pub struct Node {
     taker: Taker,
     /// What it has planned, if it leads.
     planned: Arc<Mutex<Option<Planned>>>,
+    /// What it generates, if it leads.
+    account: Account,
     stop: watch::Sender<bool>,
     _receiver: Receiver,
     _services: [Service; 2],
@@ -100,6 +103,7 @@ impl Node {
         let taker = Taker::new(fabric.clone(), cache.filter(|_| serves), Some(package));
         let giving = giver.serve().await?;
         let planned = Arc::default();
+        let account = Account::default();
         let operations = Operations {
             fabric: fabric.clone(),
             assignments: assignments.clone(),
@@ -108,6 +112,7 @@ impl Node {
             policies: Arc::clone(&policies),
             profile: profile.clone(),
             planned: Arc::clone(&planned),
+            account: account.clone(),
         };
         let service = operations.serve().await?;
         let (stop, _) = watch::channel(false);
@@ -129,6 +134,7 @@ impl Node {
             leading,
             taker,
             planned,
+            account,
             stop,
             _receiver: receiver,
             _services: [service, giving],
@@ -200,9 +206,10 @@ impl Node {
             self.config.sync.clone(),
         );
         let (engine, package) = (self.engine.clone(), self.package.clone());
+        let account = self.account.clone();
         let generator = tokio::task::spawn_blocking(move || {
             let leader = Leader::new(fabric, &package, policies, sync, slot, inbox, first)?;
-            Generator::new(&engine, &package, Box::new(leader))
+            Generator::new(&engine, &package, Box::new(leader), account)
         });
         Ok((
             generator

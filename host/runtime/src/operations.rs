@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::assignments::Assignments;
 use crate::error::NodeError;
+use crate::generating::Account;
 use crate::messages::{self, Profile};
 use crate::packages::{Giver, Taker};
 use crate::planned::Planned;
@@ -28,6 +29,7 @@ pub(crate) struct Operations {
     pub(crate) profile: Profile,
     /// What this node has planned, if it leads.
     pub(crate) planned: Arc<Mutex<Option<Planned>>>,
+    pub(crate) account: Account,
 }
 
 impl Operations {
@@ -57,6 +59,7 @@ impl Operations {
                 let planned = self.planned.lock();
                 value(&*planned.unwrap_or_else(PoisonError::into_inner))
             }
+            messages::GENERATING => value(&self.account.read()),
             messages::PACE => {
                 let leader: NodeId = parse(call.body)?;
                 value(&self.assignments.paces().of(&leader))

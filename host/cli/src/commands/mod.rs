@@ -15,3 +15,4 @@ pub(crate) mod random;
 pub(crate) mod router;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod top;

@@ -1,4 +1,5 @@
-mod plan;
+pub(super) mod nodes;
+pub(super) mod plan;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use halo_fabric::{Fabric, Mode};
-use halo_runtime::{Config, Loading, cluster, fabric_config};
+use halo_runtime::{Config, cluster, fabric_config};
 use owo_colors::OwoColorize;
 
 use crate::options::{Global, ReachOptions};
@@ -70,26 +71,13 @@ impl Status {
             output.line(&nodes)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut rows = vec![
-            [
-                "node", "role", "arch", "threads", "groups/s", "memory", "loaded", "model", "°C",
-            ]
-            .map(String::from)
-            .to_vec(),
-        ];
+        let mut rows = vec![nodes::HEAD.map(String::from).to_vec()];
         for (node, profile) in &profiles {
             rows.push(match profile {
-                Ok(p) => vec![
-                    node.to_string(),
-                    (if p.serves { "worker" } else { "leader" }).into(),
-                    p.architecture.clone(),
-                    p.threads.to_string(),
-                    format!("{:.0}", p.speed),
-                    output::bytes(p.memory),
-                    loaded(loading(node)),
-                    p.model.chars().take(8).collect(),
-                    p.temperature.map_or("-".into(), |t| format!("{t:.0}")),
-                ],
+                Ok(profile) => {
+                    let role = if profile.serves { "worker" } else { "leader" };
+                    nodes::row(profile, role, loading(node))
+                }
                 Err(error) => vec![node.to_string(), error.to_string()],
             });
         }
@@ -115,16 +103,6 @@ fn mixed<'a>(architectures: impl Iterator<Item = &'a str>) -> Option<String> {
             kinds.join(", ")
         )
     })
-}
-
-/// `120.3 MB of 410.4 MB`, or that there is nothing to load.
-fn loaded(loading: Option<Loading>) -> String {
-    match loading {
-        Some(Loading { assigned, loaded }) if assigned > 0 => {
-            format!("{} of {}", output::bytes(loaded), output::bytes(assigned))
-        }
-        _ => "-".into(),
-    }
 }
 
 /// Joins the network to ask questions, without being a member.

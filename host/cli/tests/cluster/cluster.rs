@@ -422,11 +422,21 @@ impl Cluster {
         led.plan
     }
 
+    /// What `halo top` prints where there is no terminal.
+    pub(crate) fn top(&self) -> String {
+        let output = self.ask_in_words(&["top", "--interval", "1"]);
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// A command that asks all nodes something.
     fn ask(&self, command: &[&str]) -> Output {
+        self.ask_in_words(&[command, &["--json"]].concat())
+    }
+
+    fn ask_in_words(&self, command: &[&str]) -> Output {
         let mut all = command.to_vec();
         let config = self.config("observer");
-        all.extend(["--json", "--no-scouting", "--cluster", &self.name]);
+        all.extend(["--no-scouting", "--cluster", &self.name]);
         all.extend([
             "--config",
             config.to_str().expect("a path of plain characters"),

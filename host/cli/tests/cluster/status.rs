@@ -53,3 +53,28 @@ fn workers_have_loaded_what_they_were_asked_to_compute() {
     assert_eq!(workers, 2);
     leader.finish();
 }
+
+#[test]
+fn top_shows_who_leads_whom() {
+    let cluster = Cluster::start(Setup::default(), 2);
+    let mut leader = cluster.lead(TOKENS, &evenly("strict", "f32"));
+    leader.read_to(1);
+    let text = leader.meanwhile(MIDDLE, || cluster.top());
+    let line = |begin: &str| {
+        let mut lines = text.lines();
+        lines.find(|line| line.starts_with(begin)).unwrap_or("")
+    };
+    assert!(line("halo top").ends_with("3 nodes"), "{text}");
+    let states = [
+        (LEADER, "leads"),
+        ("worker-1", "works"),
+        ("worker-2", "works"),
+    ];
+    for (node, state) in states {
+        let words: Vec<&str> = line(node).split_whitespace().collect();
+        assert_eq!(words[..2], [node, state], "{text}");
+    }
+    assert!(text.contains("1 generation under way"), "{text}");
+    assert!(text.contains("scheduler-even"), "{text}");
+    leader.finish();
+}

@@ -10,6 +10,20 @@ use halo_runtime::{Planned, PlannedDevice};
 
 use crate::output::{self, Output};
 
+/// What the columns of a plan are.
+pub(crate) const HEAD: [&str; 10] = [
+    "node",
+    "groups",
+    "share",
+    "importance",
+    "groups/s",
+    "way",
+    "spread",
+    "lost",
+    "memory",
+    "part",
+];
+
 /// Prints the plans of those that have one.
 pub(super) fn print(
     plans: &BTreeMap<NodeId, Result<Option<Planned>, CallError>>,
@@ -36,27 +50,8 @@ pub(super) fn print(
 fn text(leader: &NodeId, plan: &Planned) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "{leader} leads: plan {} by {}, {} a token, {} a round",
-        plan.epoch,
-        plan.scheduler,
-        milliseconds(f64::from(plan.token_us)),
-        milliseconds(plan.round_us),
-    );
-    let head = [
-        "node",
-        "groups",
-        "share",
-        "importance",
-        "groups/s",
-        "way",
-        "spread",
-        "lost",
-        "memory",
-        "part",
-    ];
-    let mut rows = vec![head.map(String::from).to_vec()];
+    let _ = writeln!(text, "{leader} leads: {}", summary(plan));
+    let mut rows = vec![HEAD.map(String::from).to_vec()];
     rows.extend(plan.devices.iter().map(row));
     let table = output::table(&rows);
     // Words are to the left, unlike numbers.
@@ -67,7 +62,19 @@ fn text(leader: &NodeId, plan: &Planned) -> String {
     text
 }
 
-fn row(device: &PlannedDevice) -> Vec<String> {
+/// A plan in a line.
+pub(crate) fn summary(plan: &Planned) -> String {
+    format!(
+        "plan {} by {}, {} a token, {} a round",
+        plan.epoch,
+        plan.scheduler,
+        milliseconds(f64::from(plan.token_us)),
+        milliseconds(plan.round_us),
+    )
+}
+
+/// A device's row.
+pub(crate) fn row(device: &PlannedDevice) -> Vec<String> {
     let way = |micros: u32| match micros {
         0 => "-".into(),
         micros => milliseconds(f64::from(micros)),
