@@ -168,7 +168,8 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
 
 fn start_log(global: &Global) {
     let level = match global.verbose {
-        0 => "warn,ort=error,zenoh=error,halo=warn",
+        // zenoh calls it an error when a packet comes from a node that has just left.
+        0 => "warn,ort=error,zenoh=off,halo=warn",
         1 => "info,ort=warn,zenoh=warn",
         2 => "debug,ort=warn,zenoh=warn",
         _ => "trace",

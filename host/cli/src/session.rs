@@ -243,9 +243,7 @@ impl Session {
                 (own.clone(), [(own, timeline::end_here())].into())
             }
         };
-        let said = file.said(&leader, &timelines);
-        file.write(&leader, &timelines)?;
-        Ok(said)
+        file.write(&leader, &timelines)
     }
 
     /// Leaves the cluster, if there is one.

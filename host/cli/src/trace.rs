@@ -1,14 +1,16 @@
 //! A timeline in the Chrome trace format, which Perfetto and chrome://tracing show.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use halo_fabric::NodeId;
 use halo_runtime::timeline::Span;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::output;
 
@@ -37,52 +39,63 @@ enum Event<'a> {
     },
 }
 
-/// Where a trace is to go. It is made at once, so that a path that cannot be written to is refused before anything is generated.
+/// Where a trace is to go. A file beside it is made at once, so that a path that cannot be written to is refused before anything is
+/// generated, and takes its place when it is whole: what was there before is not lost to a run that fails.
 pub(crate) struct TraceFile {
     path: PathBuf,
-    file: File,
+    file: NamedTempFile,
 }
 
 impl TraceFile {
     pub(crate) fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create(&path)
-            .with_context(|| format!("cannot write the trace to {}", path.display()))?;
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let file = if path.is_dir() {
+            Err(io::ErrorKind::IsADirectory.into())
+        } else {
+            tempfile::Builder::new()
+                .permissions(Permissions::from_mode(0o666))
+                .tempfile_in(folder.unwrap_or(Path::new(".")))
+        };
+        let file = file.with_context(|| format!("cannot write the trace to {}", path.display()))?;
         Ok(Self { path, file })
     }
 
-    /// Writes what every node did. The leader is shown first.
+    /// Writes what every node did. The leader is shown first. Gives [what is said](said) of it.
     pub(crate) fn write(
         self,
         leader: &NodeId,
         timelines: &BTreeMap<NodeId, Vec<Span>>,
-    ) -> Result<()> {
-        let mut file = BufWriter::new(&self.file);
-        write(&mut file, leader, timelines)
-            .and_then(|()| Ok(file.flush()?))
-            .with_context(|| format!("cannot write the trace to {}", self.path.display()))
+    ) -> Result<String> {
+        let mut file = BufWriter::new(self.file.as_file());
+        let written = write(&mut file, leader, timelines).and_then(|()| Ok(file.flush()?));
+        drop(file);
+        written
+            .and_then(|()| Ok(self.file.persist(&self.path)?))
+            .with_context(|| format!("cannot write the trace to {}", self.path.display()))?;
+        Ok(said(&self.path, leader, timelines))
     }
+}
 
-    /// In words, what was written, and what the leader's computing thread did with its time.
-    pub(crate) fn said(&self, leader: &NodeId, timelines: &BTreeMap<NodeId, Vec<Span>>) -> String {
-        let spans: usize = timelines.values().map(Vec::len).sum();
-        let nodes = match timelines.len() {
-            1 => "one node".to_owned(),
-            n => format!("{n} nodes"),
-        };
-        let mut line = format!(
-            "{spans} spans of {nodes} in {}, to be opened at https://ui.perfetto.dev",
-            self.path.display()
-        );
-        let shares = shares(timelines.get(leader).map_or(&[], Vec::as_slice));
-        if !shares.is_empty() {
-            let shares: Vec<String> = shares
-                .iter()
-                .map(|(name, share)| format!("{name} {}", output::percent(*share)))
-                .collect();
-            line += &format!("\nwhere the time went: {}", shares.join(", "));
-        }
-        line
+/// In words, what was written, and what the leader's computing thread did with its time.
+fn said(path: &Path, leader: &NodeId, timelines: &BTreeMap<NodeId, Vec<Span>>) -> String {
+    let spans: usize = timelines.values().map(Vec::len).sum();
+    let nodes = match timelines.len() {
+        1 => "one node".to_owned(),
+        n => format!("{n} nodes"),
+    };
+    let mut line = format!(
+        "{spans} spans of {nodes} in {}, to be opened at https://ui.perfetto.dev",
+        path.display()
+    );
+    let shares = shares(timelines.get(leader).map_or(&[], Vec::as_slice));
+    if !shares.is_empty() {
+        let shares: Vec<String> = shares
+            .iter()
+            .map(|(name, share)| format!("{name} {}", output::percent(*share)))
+            .collect();
+        line += &format!("\nwhere the time went: {}", shares.join(", "));
     }
+    line
 }
 
 /// Of the time that the thread with the attention had, the share of each thing that it did, the largest first.
