@@ -37,6 +37,8 @@ use network::{Lab, Name};
 use profile::Profile;
 use rate::Rate;
 
+pub(crate) use measure::Generation;
+pub(crate) use speedup::table::{median, number, percent};
 pub(crate) use tools::{provide, ready};
 
 /// Hosts as network namespaces on this machine, joined by links that are as bad as you like.

@@ -10,6 +10,7 @@ mod demo;
 #[cfg(test)]
 mod docs;
 mod emulation;
+mod evidence;
 mod glibc;
 mod guide;
 mod lab;
@@ -50,6 +51,7 @@ enum Command {
     Policies(policies::Args),
     Peers(peers::Args),
     Lab(lab::Args),
+    Evidence(evidence::Args),
     Test(test::Args),
     Ci(ci::Args),
 }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Policies(args) => policies::run(args),
         Command::Peers(args) => peers::run(args),
         Command::Lab(args) => lab::run(args),
+        Command::Evidence(args) => evidence::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
     };

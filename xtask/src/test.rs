@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo::{self, Workspace};
 use crate::compiler::Compiler;
 use crate::emulation;
+use crate::evidence;
 use crate::guide;
 use crate::lab;
 use crate::policies::{self, Checked};
@@ -54,6 +55,7 @@ pub(crate) fn steps(summary: &mut Summary, filter: &[String]) {
         tests(Workspace::Plugins, filter)
     });
     if filter.is_empty() {
+        summary.run("evidence, as little as there can be", evidence::trial);
         summary.run("the guide to writing a policy", || with_std(guide::follow));
     }
 }

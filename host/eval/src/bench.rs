@@ -6,11 +6,13 @@
 mod machine;
 mod measure;
 mod memory;
+mod policies;
 mod report;
 mod timing;
 
 pub use machine::Machine;
 pub use measure::{Options, bench};
 pub use memory::{Memory, Resident};
+pub use policies::PolicyTimings;
 pub use report::{Model, ProductTimings, Report, Run};
 pub use timing::Timing;

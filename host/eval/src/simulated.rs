@@ -20,6 +20,9 @@ const SPREAD_US: u32 = 100;
 /// What asking again takes: as long as a round waits before it asks, at the least.
 const REPAIR_US: u32 = 400;
 
+/// Links that lose more of the packets, there and back, have parity sent along.
+const PARITY_LOSS: f32 = 0.005;
+
 /// Who is needed is asked as often as this: with waits of up to 10 ms, what fits in the bound on a round.
 const ASKED_AT_MOST: u32 = 80;
 
@@ -31,7 +34,7 @@ pub enum Synchronisation {
     Strict,
     /// For what the scheduler says is needed; for the rest until its patience ends.
     Relaxed,
-    /// For nobody: nothing is asked for again.
+    /// For nobody: nothing is asked for again, and there is no parity.
     DropLate,
 }
 
@@ -304,6 +307,7 @@ impl FeedForwardSource for Simulated<'_> {
             .map(partial)
             .collect::<Result<Vec<_>, _>>()?;
         let shape = shape(width)?;
+        let repairs = self.options.synchronisation != Synchronisation::DropLate;
         for (row, sum) in step.sum.chunks_exact_mut(width).enumerate() {
             let range = row * width..(row + 1) * width;
             let shares = self.shares(layer, &self.earlier[range.clone()])?;
@@ -315,10 +319,13 @@ impl FeedForwardSource for Simulated<'_> {
             {
                 let mut assembly = Assembly::new(shape);
                 let values = &partial[range.clone()];
+                let parity = repairs && worker.loss >= PARITY_LOSS;
                 self.tally.asked_again +=
-                    worker.link.round(shape.chunks(), copies, asked, |chunk| {
-                        send(&mut assembly, chunk, values);
-                    });
+                    worker
+                        .link
+                        .round(shape.chunks(), copies, parity, asked, |chunk| {
+                            send(&mut assembly, chunk, values);
+                        });
                 self.tally.partials += 1;
                 if !assembly.complete() {
                     let missing = f32::from(assembly.missing_count()) / f32::from(shape.chunks());

@@ -28,27 +28,27 @@ pub(super) struct Length {
 }
 
 /// A generation, from its first token to its last.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct Generation {
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Generation {
     /// Each node's share of the neuron groups, the leader's first.
-    pub(super) shares: Vec<(String, f64)>,
+    pub(crate) shares: Vec<(String, f64)>,
     /// When each token came, in seconds.
-    pub(super) seconds: Vec<f64>,
+    pub(crate) seconds: Vec<f64>,
     /// Share of predicted contribution concealed, averaged over the tokens.
-    pub(super) concealed: f64,
+    pub(crate) concealed: f64,
     /// Times a worker was asked again. Unknown if it was cut short.
-    pub(super) asked_again: Option<u64>,
+    pub(crate) asked_again: Option<u64>,
 }
 
 impl Generation {
     /// Milliseconds a token, on average.
-    pub(super) fn milliseconds(&self) -> Option<f64> {
+    pub(crate) fn milliseconds(&self) -> Option<f64> {
         let (first, rest) = self.seconds.split_first()?;
         Some((rest.last()? - first) / rest.len() as f64 * 1e3)
     }
 
     /// Longest time between two tokens, in milliseconds.
-    pub(super) fn longest_pause(&self) -> Option<f64> {
+    pub(crate) fn longest_pause(&self) -> Option<f64> {
         let pauses = self
             .seconds
             .windows(2)

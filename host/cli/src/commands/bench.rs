@@ -23,8 +23,8 @@ use crate::progress;
 /// Measure how fast a model runs on this machine, and in how much memory
 ///
 /// Each number of threads is measured in a process of its own, on as many cores. Beside decoding and reading a prompt, the model's
-/// matrix products are measured alone: what there is besides them is HALO's own time. Figures are medians, with the lowest and the
-/// highest in brackets.
+/// matrix products are measured alone: what there is besides them is HALO's own time. So are calls of policies, with what goes into
+/// the sandbox and comes out. Figures are medians, with the lowest and the highest in brackets.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   halo bench tinyllama --threads 1,2,4

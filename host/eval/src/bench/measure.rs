@@ -5,7 +5,8 @@ use halo_models::Package;
 use halo_runtime::{ALONE_ROWS, Sampler, Sampling, memory::available};
 
 use super::memory::{self, Resident};
-use super::{ProductTimings, Run, Timing};
+use super::policies::Policies;
+use super::{PolicyTimings, ProductTimings, Run, Timing};
 use crate::EvalError;
 
 /// What to measure. What is longer than the model's context is cut to it.
@@ -76,6 +77,8 @@ pub fn bench(
         .then(|| Products::load(engine, package))
         .transpose()?;
     let mut alone = ProductTimings::default();
+    let policies = Policies::start(package)?;
+    let mut calls = PolicyTimings::default();
     let mut decode: Vec<_> = (contexts.into_iter())
         .map(|context| (context, Timing::default()))
         .collect();
@@ -87,7 +90,7 @@ pub fn bench(
         .map(|_| KvCache::new(package.shape(), tokens))
         .collect::<Vec<_>>();
     let mut prefill = Timing::default();
-    let steps = decode.len() + parallel.len() + 1 + if products.is_some() { 2 } else { 0 };
+    let steps = decode.len() + parallel.len() + 2 + if products.is_some() { 2 } else { 0 };
     let mut done = 0;
     let mut step = || {
         progress(done, steps * options.repeats);
@@ -114,6 +117,8 @@ pub fn bench(
             })?;
         }
         step();
+        policies.measure(&mut calls)?;
+        step();
         prefill.measure(prompt, || model.prefill(prompt))?;
     }
     Ok(Run {
@@ -126,6 +131,7 @@ pub fn bench(
         parallel,
         prefill: (prompt, prefill),
         products: products.map(|_| alone),
+        policies: Some(calls),
     })
 }
 

@@ -1,7 +1,7 @@
 use halo_models::{Package, Quantisation};
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Memory, Timing};
+use super::{Machine, Memory, PolicyTimings, Timing};
 
 /// What a package does on a machine, with one number of threads after another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct Run {
     pub prefill: (usize, Timing),
     /// The products alone. `None` where the memory is too small for the weights a second time.
     pub products: Option<ProductTimings>,
+    /// Calls of policies. `None` in reports of versions that did not measure them.
+    #[serde(default)]
+    pub policies: Option<PolicyTimings>,
 }
 
 /// The model's matrix products alone.

@@ -38,16 +38,17 @@ fn everything_is_measured_as_often_as_asked() {
     let at_once: Vec<_> = run.parallel.iter().map(|(count, _)| *count).collect();
     assert_eq!(at_once, [1, 3]);
     let parallel = run.parallel.iter().map(|(_, timing)| timing);
-    for timing in
-        decodes
-            .chain(parallel)
-            .chain([&run.prefill.1, &products.decode, &products.prefill])
+    let policies = run.policies.as_ref().unwrap();
+    for timing in decodes
+        .chain(parallel)
+        .chain([&run.prefill.1, &products.decode, &products.prefill])
+        .chain([&policies.score, &policies.admit, &policies.place])
     {
         assert_eq!(timing.seconds.len(), 2);
         assert!(timing.seconds.iter().all(|seconds| *seconds > 0.0));
     }
     assert!(run.outside_products().unwrap() < 1.0);
-    let expected: Vec<_> = (0..14).map(|done| (done, 14)).collect();
+    let expected: Vec<_> = (0..16).map(|done| (done, 16)).collect();
     assert_eq!(told, expected);
     let memory = run.memory.unwrap();
     assert_eq!(
@@ -68,7 +69,7 @@ fn products_may_be_left_out() {
         (run.products.as_ref(), run.outside_products()),
         (None, None)
     );
-    assert_eq!(told.len(), 10);
+    assert_eq!(told.len(), 12);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use halo_engine::{Backbone, Engine, EngineOptions};
 use halo_eval::{
     Cloze, Perplexity, Reader, Rule, Simulated, SimulatedOptions, Synchronisation, Tally, cloze,
-    perplexity, stories,
+    perplexity, stories, unhurried,
 };
 use halo_fabric::Loss;
 use halo_runtime::{Arrangement, Concealment, Policies, config};
@@ -26,7 +26,9 @@ const THREE_WORKERS: SimulatedOptions = SimulatedOptions {
 /// What a few stories are to the default model on such a cluster, and what happened meanwhile.
 fn measure(options: &SimulatedOptions) -> (Perplexity, Cloze, Tally) {
     let package = tiny();
-    let policies = Policies::new(&config::Policies::default(), &package).unwrap();
+    let mut settings = config::Policies::default();
+    settings.limits = unhurried(&settings.limits);
+    let policies = Policies::new(&settings, &package).unwrap();
     let engine = Engine::start(&EngineOptions::default()).unwrap();
     let mut backbone = Backbone::load(&engine, &package).unwrap();
     let mut simulated = Simulated::load(&engine, &package, &policies, options).unwrap();

@@ -130,7 +130,7 @@ fn ratio(one: &Row, other: &Row) -> Option<f64> {
 }
 
 /// Of what there is.
-pub(in crate::lab) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+pub(crate) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let mut values: Vec<f64> = values.flatten().collect();
     values.sort_by(f64::total_cmp);
     let (low, high) = (
@@ -140,12 +140,12 @@ pub(in crate::lab) fn median(values: impl Iterator<Item = Option<f64>>) -> Optio
     Some((low + high) / 2.0)
 }
 
-pub(in crate::lab) fn number(value: Option<f64>, digits: usize) -> String {
+pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
 }
 
 /// A share, as `5 %` or `0.25 %`.
-pub(in crate::lab) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let hundredths = (share * 1e4).round() / 1e2;
     format!("{hundredths} %")
 }

@@ -121,6 +121,22 @@ fn figures(report: &Report, run: &Run) -> Vec<Figure> {
             output::bytes(bytes as u64),
         );
     }
+    if let Some(policies) = &run.policies {
+        for (name, timing) in [
+            ("policies: score a layer", &policies.score),
+            ("policies: admit a round", &policies.admit),
+            ("policies: place all groups", &policies.place),
+        ] {
+            if let Some(rates) = timing.tokens_per_second() {
+                let [median, most, least] = rates.map(|calls| 1e6 / calls);
+                add(
+                    name.into(),
+                    median,
+                    format!("{median:.1} us ({least:.1}–{most:.1})"),
+                );
+            }
+        }
+    }
     add(
         "loading".into(),
         run.load_seconds,

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use halo_engine::{Backbone, FeedForwardSource};
 use halo_eval::{
     Clustered, EvalError, Progress, Reader, Simulated, SimulatedOptions, Synchronisation, Tally,
+    unhurried,
 };
 use halo_fabric::{Faults, Loss};
 use halo_models::Package;
@@ -182,7 +183,9 @@ impl Conditions {
         let mut config = global.config()?;
         self.apply(&mut config)?;
         let package = model_path::open(self.model.model.as_deref(), &config)?;
-        let policies = Policies::new(&config.policy, &package)?;
+        let mut settings = config.policy.clone();
+        settings.limits = unhurried(&settings.limits);
+        let policies = Policies::new(&settings, &package)?;
         let mut each = |what: &str, reader: &mut AnyReader<'_>| {
             let bar = progress::bar(output, what, 0);
             let found = each(reader, &mut |p| {

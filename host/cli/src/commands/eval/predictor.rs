@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use halo_eval::{
     ByLayer, EvalError, Order, OrderReport, PredictorReport, PredictorTrial, Rule, predictor,
+    unhurried,
 };
 use halo_runtime::Policies;
 use owo_colors::OwoColorize;
@@ -39,6 +40,7 @@ impl Predictor {
     pub(super) fn execute(self, global: &Global, output: &Output) -> Result<ExitCode> {
         let mut config = global.config()?;
         config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
+        config.policy.limits = unhurried(&config.policy.limits);
         let package = model_path::open(Some(&self.model), &config)?;
         let documents = self.texts.read()?;
         let policies = Policies::new(&config.policy, &package)?;
