@@ -322,6 +322,19 @@ impl Package {
         group.gate.bytes() + group.up.bytes() + group.down.bytes()
     }
 
+    /// Bytes that one layer's attention takes in its file, without its vectors.
+    #[must_use]
+    pub fn attention_bytes(&self) -> u64 {
+        let attention = self.attention(0);
+        let matrices = [
+            attention.query,
+            attention.key,
+            attention.value,
+            attention.output,
+        ];
+        matrices.iter().map(Matrix::bytes).sum()
+    }
+
     /// Bytes of all feed-forward groups of all layers.
     #[must_use]
     pub fn all_groups_bytes(&self) -> u64 {

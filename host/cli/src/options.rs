@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use halo_fabric::{self as fabric, Encoding, Loss, Mode};
-use halo_runtime::{Concealment, Config, SyncMode};
+use halo_runtime::{AttentionPlace, Concealment, Config, SyncMode};
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -254,6 +254,26 @@ pub(crate) enum Sync {
     Relaxed,
     /// For comparison: for everything, asking again only when TCP would
     LikeTcp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Attention {
+    /// On the leader
+    Leader,
+    /// Some heads on workers, where a token is expected sooner so
+    Auto,
+    /// For comparison: as many heads on every node
+    Even,
+}
+
+impl From<Attention> for AttentionPlace {
+    fn from(attention: Attention) -> Self {
+        match attention {
+            Attention::Leader => Self::Leader,
+            Attention::Auto => Self::Auto,
+            Attention::Even => Self::Even,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

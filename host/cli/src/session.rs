@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model_path;
 use crate::options::{
-    Global, ModelOption, NetworkOptions, ResourceOptions, StartOption, SyncOptions, TestingOptions,
-    at_least_one,
+    Attention, Global, ModelOption, NetworkOptions, ResourceOptions, StartOption, SyncOptions,
+    TestingOptions, at_least_one,
 };
 use crate::output::{self, Output};
 use crate::progress;
@@ -57,6 +57,10 @@ pub(crate) struct SessionOptions {
     /// Predictor to begin with [default: the cluster's, or predictor-probe]
     #[arg(long, value_name = "POLICY")]
     predictor: Option<String>,
+
+    /// Where attention is computed [default: auto]
+    #[arg(long, value_enum)]
+    attention: Option<Attention>,
 
     #[command(flatten)]
     sync: SyncOptions,
@@ -98,6 +102,9 @@ impl SessionOptions {
         self.testing.apply(&mut config);
         config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
         config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
+        if let Some(attention) = self.attention {
+            config.policy.attention = attention.into();
+        }
         self.resources.apply(&mut config);
         config.start = self.start.start.or(config.start);
         // A worker may run on this machine under the host's name.
@@ -316,6 +323,12 @@ pub(crate) fn summary(report: &Report) -> String {
             output::percent(f64::from(report.concealed)),
             counts.concealed_partials,
             counts.partials
+        );
+    }
+    if counts.holes > 0 {
+        line += &format!(
+            "; {} holes in the attention, {} filled later",
+            counts.holes, counts.holes_filled
         );
     }
     if counts.rounds == 0 && report.concealed > 0.0 {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::Limits;
 use halo_runtime::config::{Config, Network, Packages, Policies, Sync, Testing};
-use halo_runtime::{Arrangement, Concealment, SyncMode};
+use halo_runtime::{Arrangement, AttentionPlace, Concealment, SyncMode};
 use toml::{Table, Value};
 
 /// The project's folder.
@@ -60,6 +60,7 @@ fn filled() -> Config {
         policy: Policies {
             scheduler: Some("scheduler-even".into()),
             predictor: Some("predictor-static".into()),
+            attention: AttentionPlace::Even,
             folder: Some("policies".into()),
             limits: Limits::default(),
             settings: BTreeMap::new(),

@@ -21,6 +21,19 @@ pub struct Continuation<'a> {
     pub cache: &'a mut KvCache,
 }
 
+/// The attention of one layer, for a [`FeedForwardSource`] that shares it with others.
+#[derive(Debug)]
+pub struct AttentionStep<'a, 'c> {
+    /// Which layer.
+    pub layer: usize,
+    /// Whose rows they are, one generation's after another's.
+    pub parts: &'a mut [Part<'c>],
+    /// The residual stream, `[rows, width]`; to be that after attention.
+    pub hidden: &'a mut [f32],
+    /// To be filled: the feed-forward's input, `[rows, width]`.
+    pub normed: &'a mut [f32],
+}
+
 /// The feed-forward step of one layer, for a [`FeedForwardSource`] to fill.
 #[derive(Debug)]
 pub struct FeedForwardStep<'a> {
@@ -34,7 +47,7 @@ pub struct FeedForwardStep<'a> {
     pub sum: &'a mut [f32],
 }
 
-/// Whoever computes the feed-forward: this machine, others, or both.
+/// Whoever computes the feed-forward, and maybe shares in the attention: this machine, others, or both.
 pub trait FeedForwardSource {
     /// What can go wrong.
     type Error: From<EngineError>;
@@ -49,6 +62,15 @@ pub trait FeedForwardSource {
     /// Told before [`begin`](Self::begin): which row is the last of each generation in the pass, the one whose next token is
     /// wanted.
     fn ends(&mut self, _rows: &[usize]) {}
+
+    /// One layer's attention. False, and nothing done, if it is all the backbone's.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be computed.
+    fn attend(&mut self, _step: AttentionStep<'_, '_>) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
 
     /// One layer: fills `step.sum`.
     ///
@@ -121,6 +143,7 @@ impl Backbone {
             .iter_mut()
             .map(|generation| Part {
                 rows: generation.tokens.len(),
+                start: generation.cache.length(),
                 cache: generation.cache,
             })
             .collect();
@@ -128,10 +151,18 @@ impl Backbone {
         source.begin(&hidden)?;
         let (mut normed, mut sum) = (vec![0f32; hidden.len()], vec![0f32; hidden.len()]);
         for layer in 0..self.package.shape().layers {
-            trace_span!(target: TIMELINE, "attention", layer).in_scope(|| {
-                self.attention
-                    .run(layer, &mut parts, &mut hidden, &mut normed)
+            let shared = source.attend(AttentionStep {
+                layer,
+                parts: &mut parts,
+                hidden: &mut hidden,
+                normed: &mut normed,
             })?;
+            if !shared {
+                trace_span!(target: TIMELINE, "attention", layer).in_scope(|| {
+                    self.attention
+                        .run(layer, &mut parts, &mut hidden, &mut normed)
+                })?;
+            }
             sum.fill(0.0);
             source.step(FeedForwardStep {
                 layer,

@@ -1,4 +1,6 @@
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use halo_models::Shape;
 
@@ -15,6 +17,7 @@ const FIRST: usize = 64;
 /// tokens that it holds.
 #[derive(Debug)]
 pub struct KvCache {
+    id: u32,
     capacity: usize,
     length: usize,
     /// Tokens there is room for as yet.
@@ -22,32 +25,70 @@ pub struct KvCache {
     frequencies: Vec<f64>,
     /// Cosine and sine by position, then by pair of a head's elements: one table for all layers.
     rotary: Arc<Vec<[f32; 2]>>,
-    /// Each layer's KV heads.
-    pub(crate) layers: Vec<Vec<HeadCache>>,
+    pub(crate) layers: Vec<LayerCache>,
+}
+
+/// One layer's part of it.
+#[derive(Debug, Default)]
+pub(crate) struct LayerCache {
+    /// The KV heads.
+    pub(crate) heads: Vec<HeadCache>,
+    /// Where the tokens end that it has heard of, and positions before that of which it holds nothing, ascending.
+    end: usize,
+    pub(crate) holes: Vec<usize>,
+}
+
+impl LayerCache {
+    /// Rows are about to be stored. What lies between them and the end becomes holes, and holes among them are filled.
+    pub(crate) fn store(&mut self, rows: Range<usize>) {
+        self.holes.retain(|hole| !rows.contains(hole));
+        self.holes.extend(self.end..rows.start);
+        self.end = self.end.max(rows.end);
+    }
 }
 
 impl KvCache {
     /// An empty cache for a model of this shape.
     #[must_use]
     pub fn new(shape: &Shape, capacity: usize) -> Self {
+        Self::of_heads(shape, &vec![shape.kv_heads; shape.layers], capacity)
+    }
+
+    /// An empty cache for so many KV heads of each layer.
+    #[must_use]
+    pub fn of_heads(shape: &Shape, heads: &[usize], capacity: usize) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let head = |_| HeadCache::new(shape.head_width);
-        let layer = |_| (0..shape.kv_heads).map(head).collect();
+        let layer = |count: &usize| LayerCache {
+            heads: (0..*count).map(head).collect(),
+            ..LayerCache::default()
+        };
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             capacity,
             length: 0,
             room: 0,
             frequencies: rope::frequencies(shape),
             rotary: Arc::default(),
-            layers: (0..shape.layers).map(layer).collect(),
+            layers: heads.iter().map(layer).collect(),
         }
     }
 
     /// Bytes that a cache of this many tokens takes.
     pub fn bytes(shape: &Shape, tokens: usize) -> u64 {
-        let head = HeadCache::bytes(shape.head_width);
-        [shape.layers, shape.kv_heads, head, tokens]
+        Self::bytes_of_heads(shape, shape.layers * shape.kv_heads, tokens)
+    }
+
+    /// Bytes that this many tokens take in so many KV heads, of all layers together.
+    pub fn bytes_of_heads(shape: &Shape, heads: usize, tokens: usize) -> u64 {
+        [HeadCache::bytes(shape.head_width), heads, tokens]
             .iter()
             .fold(1u64, |a, &b| a.saturating_mul(b as u64))
+    }
+
+    /// Tells it from this process's other caches.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// Tokens it can hold.
@@ -58,6 +99,12 @@ impl KvCache {
     /// Tokens whose keys and values are in it.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// Tokens that a cache takes memory for when it holds so many.
+    #[must_use]
+    pub fn room_for(tokens: usize, capacity: usize) -> usize {
+        tokens.next_power_of_two().max(FIRST).min(capacity)
     }
 
     /// Tokens that it has taken memory for.
@@ -73,6 +120,10 @@ impl KvCache {
     /// Forgets every token from position `length` on.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
+        for layer in &mut self.layers {
+            layer.end = layer.end.min(length);
+            layer.holes.retain(|hole| *hole < length);
+        }
     }
 
     /// Takes over the first `tokens` of another generation's cache, in place of what is held.
@@ -90,16 +141,21 @@ impl KvCache {
         }
         self.truncate(0);
         self.reserve(tokens)?;
-        for (to, from) in self.heads_mut().zip(other.layers.iter().flatten()) {
-            to.copy_prefix(from, tokens);
+        for (to, from) in self.layers.iter_mut().zip(&other.layers) {
+            for (to, from) in to.heads.iter_mut().zip(&from.heads) {
+                to.copy_prefix(from, tokens);
+            }
+            to.end = tokens.min(from.end);
+            to.holes
+                .extend(from.holes.iter().filter(|hole| **hole < tokens));
         }
         self.length = tokens;
         Ok(())
     }
 
     fn is_like(&self, other: &Self) -> bool {
-        let dimensions = |c: &Self| (c.layers.len(), c.layers.first().map(Vec::len));
-        dimensions(self) == dimensions(other) && self.frequencies == other.frequencies
+        let heads = |c: &Self| c.layers.iter().map(|l| l.heads.len()).collect::<Vec<_>>();
+        heads(self) == heads(other) && self.frequencies == other.frequencies
     }
 
     /// Makes room for this many tokens, keeping those that are there. A pass does so by itself.
@@ -117,8 +173,8 @@ impl KvCache {
         if tokens <= self.room {
             return Ok(());
         }
-        let room = tokens.next_power_of_two().max(FIRST).min(self.capacity);
-        for head in self.heads_mut() {
+        let room = Self::room_for(tokens, self.capacity);
+        for head in self.layers.iter_mut().flat_map(|l| &mut l.heads) {
             head.grow(room)
                 .map_err(|_| EngineError::CacheMemory { tokens: room })?;
         }
@@ -131,11 +187,12 @@ impl KvCache {
         Ok(())
     }
 
-    pub(crate) fn rotary(&self) -> Arc<Vec<[f32; 2]>> {
-        Arc::clone(&self.rotary)
+    /// Whether a layer holds nothing of some position before its last.
+    pub fn has_holes(&self, layer: usize) -> bool {
+        self.layers.get(layer).is_some_and(|l| !l.holes.is_empty())
     }
 
-    fn heads_mut(&mut self) -> impl Iterator<Item = &mut HeadCache> {
-        self.layers.iter_mut().flatten()
+    pub(crate) fn rotary(&self) -> Arc<Vec<[f32; 2]>> {
+        Arc::clone(&self.rotary)
     }
 }

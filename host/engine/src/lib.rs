@@ -28,8 +28,8 @@ mod weights;
 /// Target of the `tracing` spans that say what is computed, read or waited for when.
 pub const TIMELINE: &str = "halo::timeline";
 
-pub use attention::{Attention, Part};
-pub use backbone::{Backbone, Continuation, FeedForwardSource, FeedForwardStep};
+pub use attention::{Attention, AttentionHeads, Part};
+pub use backbone::{AttentionStep, Backbone, Continuation, FeedForwardSource, FeedForwardStep};
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
 pub use feed_forward::{FeedForward, Loaded, Streamed};

@@ -58,4 +58,6 @@ pub use parity::Parity;
 pub use receive::Receiver;
 pub use tensor::{Accepted, Assembly, Rejection, TensorShape, WINDOW};
 pub use threads::FEW_THREADS;
-pub use wire::{ASK_PARTIAL, HEADER_BYTES, Header, Kind, MAX_BODY_BYTES, MAX_PACKET_BYTES, Packet};
+pub use wire::{
+    ASK_PARTIAL, Block, HEADER_BYTES, Header, Kind, MAX_BODY_BYTES, MAX_PACKET_BYTES, Packet, Place,
+};

@@ -19,10 +19,11 @@
 //! | 34..36 | chunk |
 //! | 36..38 | chunks |
 //! | 38 | 1 if a parity packet follows the chunks, or is this one; else 0 |
-//! | 39 | zero |
+//! | 39 | block: which part of the layer |
 //!
 //! Bodies: [`Kind::Activation`] and [`Kind::Partial`] carry one chunk in the header's encoding, or, numbered as the chunk
-//! after the last, the [parity](Parity) of them all; [`Kind::Ask`] a bitmap
+//! after the last, the [parity](Parity) of them all, and an activation of [`Block::Attention`] before it the [`Place`] of the
+//! chunk's row; [`Kind::Ask`] a bitmap
 //! of the missing chunks, the lowest bit of the first byte standing for the header's chunk; [`Kind::Ping`] the sender's
 //! clock; [`Kind::Pong`] that clock again and what has arrived from the other side (see `heartbeat.rs`).
 
@@ -38,10 +39,12 @@ const MAGIC: [u8; 2] = *b"HL";
 
 /// Size of a header.
 pub const HEADER_BYTES: usize = size_of::<RawHeader>();
-/// The largest body: with the header and zenoh's framing a packet stays within one datagram of 1,400 bytes.
+/// The largest chunk or other body: with the header, a place and zenoh's framing a packet stays within one datagram of 1,400 bytes.
 pub const MAX_BODY_BYTES: usize = 1280;
+/// A row's place before a chunk of it.
+const PLACE_BYTES: usize = size_of::<RawPlace>();
 /// The largest packet.
-pub const MAX_PACKET_BYTES: usize = HEADER_BYTES + MAX_BODY_BYTES;
+pub const MAX_PACKET_BYTES: usize = HEADER_BYTES + PLACE_BYTES + MAX_BODY_BYTES;
 
 /// Body of a ping: a clock.
 pub(crate) const PING_BYTES: usize = 8;
@@ -83,6 +86,26 @@ impl Kind {
     }
 }
 
+/// The part of a layer that a packet is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Block {
+    /// The feed-forward, and whatever is of no layer.
+    #[default]
+    FeedForward = 0,
+    /// The attention.
+    Attention = 1,
+}
+
+/// Where a row of an attention's activation belongs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Number of the text, chosen by its leader: there is a KV cache for each.
+    pub text: u32,
+    /// The token's position in it.
+    pub position: u32,
+}
+
 /// What a packet says of itself, but for the sequence number, which the link fills in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -94,6 +117,8 @@ pub struct Header {
     pub flags: u8,
     /// Layer of the model.
     pub layer: u16,
+    /// Which part of it.
+    pub block: Block,
     /// Random number of the generation, chosen by its leader.
     pub generation: u64,
     /// Epoch of the placement.
@@ -121,6 +146,7 @@ impl Header {
             encoding: shape.encoding(),
             flags: 0,
             layer: 0,
+            block: Block::FeedForward,
             generation: 0,
             epoch: 0,
             step: 0,
@@ -140,6 +166,7 @@ impl Header {
             encoding: Encoding::F32,
             flags: 0,
             layer: 0,
+            block: Block::FeedForward,
             generation: 0,
             epoch: 0,
             step: 0,
@@ -175,14 +202,17 @@ impl Header {
         match self.kind {
             Kind::Activation | Kind::Partial => {
                 let shape = self.shape()?;
-                if self.parity && Parity::new(&shape).is_none() {
+                // What parity makes up for has no place of its own.
+                let placeless = self.has_place() && self.rows > 1;
+                if self.parity && (placeless || Parity::new(&shape).is_none()) {
                     return Err(WireError::Field);
                 }
+                let place = if self.has_place() { PLACE_BYTES } else { 0 };
                 if self.is_parity() && self.chunks == shape.chunks() {
-                    return check_body(body, body.len() == Parity::bytes_of(&shape));
+                    return check_body(body, body.len() == place + Parity::bytes_of(&shape));
                 }
                 self.check_chunk(&shape)?;
-                check_body(body, body.len() == shape.chunk_bytes(self.chunk))
+                check_body(body, body.len() == place + shape.chunk_bytes(self.chunk))
             }
             Kind::Ask => {
                 let shape = self.shape()?;
@@ -207,6 +237,26 @@ impl Header {
                 };
                 check_body(body, body.len() == size)
             }
+        }
+    }
+
+    /// Whether a body begins with a row's place.
+    fn has_place(&self) -> bool {
+        (self.kind, self.block) == (Kind::Activation, Block::Attention)
+    }
+
+    /// Of a tensor's body, its chunk, and before it the place of its row, if it has one.
+    #[must_use]
+    pub fn split<'a>(&self, body: &'a [u8]) -> (Option<Place>, &'a [u8]) {
+        match RawPlace::ref_from_prefix(body) {
+            Ok((place, chunk)) if self.has_place() => {
+                let place = Place {
+                    text: place.text.get(),
+                    position: place.position.get(),
+                };
+                (Some(place), chunk)
+            }
+            _ => (None, body),
         }
     }
 
@@ -250,7 +300,7 @@ impl Header {
             chunk: self.chunk.into(),
             chunks: self.chunks.into(),
             parity: self.parity.into(),
-            zero: 0,
+            block: self.block as u8,
         };
         let mut packet = Vec::with_capacity(HEADER_BYTES + body.len());
         packet.extend_from_slice(raw.as_bytes());
@@ -287,7 +337,26 @@ struct RawHeader {
     chunk: U16,
     chunks: U16,
     parity: u8,
-    zero: u8,
+    block: u8,
+}
+
+/// A place as it lies in a packet.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawPlace {
+    text: U32,
+    position: U32,
+}
+
+impl Place {
+    /// Appends it to a body, before the chunk.
+    pub fn write(self, body: &mut Vec<u8>) {
+        let raw = RawPlace {
+            text: self.text.into(),
+            position: self.position.into(),
+        };
+        body.extend_from_slice(raw.as_bytes());
+    }
 }
 
 /// A packet whose fields fit one another.
@@ -326,6 +395,11 @@ impl<'a> Packet<'a> {
             encoding: Encoding::from_wire(raw.encoding).ok_or(WireError::Encoding(raw.encoding))?,
             flags: raw.flags,
             layer: raw.layer.get(),
+            block: match raw.block {
+                0 => Block::FeedForward,
+                1 => Block::Attention,
+                _ => return Err(WireError::Field),
+            },
             generation: raw.generation.get(),
             epoch: raw.epoch.get(),
             step: raw.step.get(),
@@ -335,7 +409,7 @@ impl<'a> Packet<'a> {
             chunks: raw.chunks.get(),
             parity: raw.parity == 1,
         };
-        if raw.zero != 0 || raw.parity > 1 {
+        if raw.parity > 1 {
             return Err(WireError::Field);
         }
         header.check(body)?;

@@ -49,7 +49,8 @@ fn use_packet(bytes: &[u8]) -> bool {
         return true;
     }
     let mut assembly = Assembly::new(shape);
-    let accepted = assembly.accept(&packet.header, packet.body);
+    let (_, body) = packet.header.split(packet.body);
+    let accepted = assembly.accept(&packet.header, body);
     // The parity alone is a chunk if there is but one, and nothing otherwise.
     let chunk = packet.header.chunk.min(shape.chunks() - 1);
     let range = shape.range(chunk);

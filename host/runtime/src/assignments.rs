@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use halo_engine::{Engine, FeedForward};
+use halo_engine::{Engine, EngineError, FeedForward};
 use halo_fabric::{Encoding, NodeId};
 use halo_models::Package;
 
-use crate::messages::{Assign, Loading};
+use crate::attending::Attending;
+use crate::heads;
+use crate::messages::{Assign, Heads, Loading};
 use crate::pace::Paces;
 
 /// Placements kept for one leader: the one in force, the one that it is offered, and the one that is about to be.
@@ -17,6 +19,8 @@ const EPOCHS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Assignment {
     pub(crate) feed_forward: FeedForward,
+    /// Shared with this leader's other placements that leave its heads where they are.
+    pub(crate) attending: Option<Arc<Mutex<Attending>>>,
     pub(crate) activation: Encoding,
     pub(crate) partial: Encoding,
     /// The number of groups in each layer.
@@ -63,7 +67,9 @@ impl Assignments {
             ));
         }
         let groups: usize = wish.groups.iter().map(Vec::len).sum();
-        let bytes = (groups as u64).saturating_mul(self.package.group_bytes());
+        let heads = wish.heads.iter().flat_map(|h| &h.heads).map(Vec::len).sum();
+        let groups = (groups as u64).saturating_mul(self.package.group_bytes());
+        let bytes = groups.saturating_add(heads::bytes(&self.package, heads));
         let mut taken = self.taken_by_others(&wish.leader);
         if taken.saturating_add(bytes) > self.memory {
             self.retain(|leader| alive.contains(leader));
@@ -71,7 +77,7 @@ impl Assignments {
         }
         if taken.saturating_add(bytes) > self.memory {
             return Err(format!(
-                "{bytes} bytes of groups do not fit: {taken} of {} are taken by other leaders",
+                "{bytes} bytes of groups and heads do not fit: {taken} of {} are taken by other leaders",
                 self.memory
             ));
         }
@@ -88,11 +94,11 @@ impl Assignments {
                 self.package.group_region(layer, group as usize).prefetch();
             }
         }
-        let before = self.tell(&wish.leader, bytes, 0);
+        let before = self.tell(&wish.leader, groups, 0);
         let mut loaded = 0;
         let mut of_layer = |layer: usize| {
             loaded += wish.groups[layer].len() as u64 * self.package.group_bytes();
-            self.tell(&wish.leader, bytes, loaded);
+            self.tell(&wish.leader, groups, loaded);
         };
         let feed_forward =
             FeedForward::load_telling(&self.engine, &self.package, &wish.groups, &mut of_layer)
@@ -101,8 +107,15 @@ impl Assignments {
                     self.tell(&wish.leader, before.assigned, before.loaded);
                     error.to_string()
                 })?;
+        let attending = wish
+            .heads
+            .as_ref()
+            .map(|heads| self.attending(&wish.leader, heads))
+            .transpose()
+            .map_err(|error| error.to_string())?;
         let assignment = Assignment {
             feed_forward,
+            attending,
             activation: wish.activation,
             partial: wish.partial,
             counts: wish.groups.iter().map(Vec::len).collect(),
@@ -116,6 +129,34 @@ impl Assignments {
             epochs.pop_first();
         }
         Ok(())
+    }
+
+    /// A leader's heads here: those that it has already, if they are these.
+    fn attending(
+        &self,
+        leader: &NodeId,
+        wish: &Heads,
+    ) -> Result<Arc<Mutex<Attending>>, EngineError> {
+        let epochs = {
+            let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            assigned.get(leader).cloned().unwrap_or_default()
+        };
+        let known = epochs.values().find_map(|assignment| {
+            let assignment = assignment.lock().unwrap_or_else(PoisonError::into_inner);
+            let attending = assignment.attending.clone()?;
+            let is = attending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is(wish);
+            is.then_some(attending)
+        });
+        match known {
+            Some(attending) => Ok(attending),
+            None => {
+                let attending = Attending::load(&self.engine, &self.package, wish.clone())?;
+                Ok(Arc::new(Mutex::new(attending)))
+            }
+        }
     }
 
     /// Notes how far a leader's groups are loaded, and gives how far they were.

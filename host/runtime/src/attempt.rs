@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_engine::FeedForward;
+use halo_engine::{AttentionHeads, EngineError, FeedForward};
 use halo_fabric::{CallError, NodeId};
-use halo_policy::{Device, Placement};
+use halo_policy::{Device, Model, Placement};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::config::SyncMode;
 use crate::error::NodeError;
-use crate::messages::{ASSIGN, Assign};
+use crate::heads::{Counts, Sharing};
+use crate::messages::{ASSIGN, Assign, Heads};
 use crate::plan::Plan;
 use crate::plan_slot::Prepared;
 use crate::planner::Planner;
@@ -40,49 +42,104 @@ pub(crate) enum Outcome {
     /// The placement is the one that there is.
     Unchanged,
     /// Everybody has loaded its part.
-    Ready(Prepared),
+    Ready(Box<Prepared>),
     /// A worker does not take its part.
     Declined(NodeId, CallError),
 }
 
 impl Planner {
     pub(crate) async fn attempt(&self, request: Request) -> Result<Outcome, NodeError> {
+        let Request { epoch, devices, .. } = request;
+        let shape = self.package.shape();
+        // With whom is gone, its texts' keys and values are.
         let current = request.current.as_ref();
-        let current = current.filter(|c| c.devices == request.devices);
+        let known = current.filter(|_| !request.anew);
+        let known = known.and_then(|plan| {
+            Some((
+                plan.head_counts(&devices, shape.kv_heads)?,
+                plan.heads_since,
+            ))
+        });
+        let (counts, model, described) =
+            self.share_attention(request.described, known.as_ref().map(|(counts, _)| counts));
+        let since = known
+            .filter(|(before, _)| *before == counts)
+            .map_or(epoch, |(_, since)| since);
+
+        let current = current.filter(|c| c.devices == devices);
+        let unmoved = current.is_some_and(|c| c.heads_since == since);
         let current = current.map(|c| c.placement.clone());
-        let placement = self.place(request.described, current.clone()).await?;
+        let placement = self.place(model, described, current.clone()).await?;
         let same = current.is_some_and(|c| c.owners == placement.owners);
-        if same && !request.anew {
+        if same && unmoved && !request.anew {
             return Ok(Outcome::Unchanged);
         }
-        let (layers, groups) = (self.package.shape().layers, self.package.groups());
-        let plan = Plan::new(request.epoch, request.devices, placement, layers, groups);
+        let mut plan = Plan::new(
+            epoch,
+            devices,
+            placement,
+            shape.layers,
+            self.package.groups(),
+        );
+        plan.share_attention(&counts, since);
         if let Err((node, error)) = self.assign(&plan, &request.keep).await {
             return Ok(Outcome::Declined(node, error));
         }
         let (engine, package) = (self.engine.clone(), self.package.clone());
-        let own = plan.groups[0].clone();
-        let load = move || FeedForward::load(&engine, &package, &own);
-        let feed_forward = tokio::task::spawn_blocking(load)
+        let prepare = move || -> Result<Prepared, EngineError> {
+            let heads = plan.heads.first();
+            let heads = heads.map(|own| AttentionHeads::load(&engine, &package, own));
+            Ok(Prepared {
+                feed_forward: FeedForward::load(&engine, &package, &plan.groups[0])?,
+                heads: heads.transpose()?,
+                plan: Arc::new(plan),
+            })
+        };
+        let prepared = tokio::task::spawn_blocking(prepare)
             .await
             .map_err(|e| NodeError::Task(e.to_string()))??;
-        let plan = Arc::new(plan);
-        Ok(Outcome::Ready(Prepared { plan, feed_forward }))
+        Ok(Outcome::Ready(Box::new(prepared)))
+    }
+
+    /// Shares the attention out, as long as all groups fit beside it, and gives what the scheduler is told then: attention takes the
+    /// leader as long as it takes everybody, and the devices have the memory that is left.
+    fn share_attention(
+        &self,
+        described: Vec<Device>,
+        current: Option<&Counts>,
+    ) -> (Counts, Model, Vec<Device>) {
+        let mut model = self.policies.model().clone();
+        let sharing = Sharing::new(self.attention, &self.package, &model, &described);
+        let counts = sharing.share(current);
+        let mut left = described.clone();
+        for (device, count) in left.iter_mut().zip(&counts).skip(1) {
+            let taken = sharing.bytes.saturating_mul(*count as u64);
+            device.memory = device.memory.saturating_sub(taken);
+        }
+        let room = |device: &Device| device.memory / model.group_bytes.max(1);
+        let room = left.iter().map(room).fold(0, u64::saturating_add);
+        let at_home = sharing.at_home();
+        if counts == at_home || room < model.total_groups() as u64 {
+            return (at_home, model, described);
+        }
+        let speed = described.first().map_or(0.0, |leader| leader.speed);
+        model.attention_cost = (sharing.seconds(&counts) * f64::from(speed)) as f32;
+        (counts, model, left)
     }
 
     async fn place(
         &self,
+        model: Model,
         described: Vec<Device>,
         current: Option<Placement>,
     ) -> Result<Placement, NodeError> {
         let policies = Arc::clone(&self.policies);
         let (arrangement, seed) = (self.testing.arrangement, self.testing.seed);
         let place = move || {
-            let mut answer =
-                policies
-                    .scheduler()
-                    .place(policies.model(), &described, current.as_ref());
-            arrangement.apply(&mut answer.value, policies.model(), &described, seed);
+            let mut answer = policies
+                .scheduler()
+                .place(&model, &described, current.as_ref());
+            arrangement.apply(&mut answer.value, &model, &described, seed);
             answer
         };
         let answer = tokio::task::spawn_blocking(place)
@@ -105,6 +162,11 @@ impl Planner {
                 model: self.package.identity().to_owned(),
                 groups: plan.groups[device].clone(),
                 standbys: plan.standbys(device),
+                heads: plan.heads.get(device).map(|heads| Heads {
+                    since: plan.heads_since,
+                    heads: heads.clone(),
+                    whole: self.sync.mode != SyncMode::Relaxed,
+                }),
                 activation: self.sync.activation,
                 partial: self.sync.partial,
             };

@@ -134,6 +134,8 @@ pub struct Policies {
     pub scheduler: Option<String>,
     /// The predictor to begin with; by default what the cluster has in force, or `predictor-probe`.
     pub predictor: Option<String>,
+    /// Where attention is computed.
+    pub attention: AttentionPlace,
     /// A folder of further components.
     pub folder: Option<PathBuf>,
     /// Bounds on every call.
@@ -141,6 +143,19 @@ pub struct Policies {
     /// Settings of a policy, by its name. In the file, numbers and booleans may be written without quotes.
     #[serde(deserialize_with = "settings")]
     pub settings: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Where attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttentionPlace {
+    /// On the leader.
+    Leader,
+    /// Some heads on workers, where a token is expected sooner so.
+    #[default]
+    Auto,
+    /// As many heads on every node, whatever it takes to reach them.
+    Even,
 }
 
 impl Policies {

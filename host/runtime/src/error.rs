@@ -71,6 +71,9 @@ pub enum GenerationError {
     /// The pass that several generations shared failed.
     #[error("{0}")]
     Shared(Arc<GenerationError>),
+    /// Attention has been placed elsewhere in the middle of a pass. The generator starts over, so nobody is told.
+    #[error("attention has been placed elsewhere")]
+    Moved,
     /// What ran the generations is gone.
     #[error("generating has been shut down")]
     Closed,

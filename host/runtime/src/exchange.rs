@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use halo_fabric::{ASK_PARTIAL, Accepted, Fabric, Header, Kind, Link, NodeId, TensorShape};
+use halo_fabric::{
+    ASK_PARTIAL, Accepted, Block, Fabric, Header, Kind, Link, NodeId, Place, TensorShape,
+};
 use halo_policy::Order;
 
 use crate::error::GenerationError;
@@ -13,6 +15,7 @@ use crate::outgoing::{Recipient, Sent};
 use crate::plan::Plan;
 use crate::plan_slot::PlanSlot;
 use crate::round::{Ask, Round, Standing};
+use crate::sending::Sending;
 use crate::telemetry::Counts;
 
 /// An activation of at most this many packets is sent again whole when nothing came back; of a longer one the worker is asked
@@ -64,12 +67,11 @@ impl Exchange {
 
     /// Makes the links to the workers of a plan.
     pub(crate) fn connect(&mut self, plan: &Plan) -> Result<(), GenerationError> {
-        let workers = plan
-            .devices
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(d, _)| plan.groups[*d].iter().any(|g| !g.is_empty()));
+        let workers = plan.devices.iter().enumerate().skip(1).filter(|(d, _)| {
+            let heads = plan.heads.get(*d).into_iter().flatten();
+            plan.groups[*d].iter().chain(heads).any(|g| !g.is_empty())
+        });
+        self.inbox.outgoing.missed.clear();
         self.workers = workers
             .map(|(device, node)| {
                 let link = self.fabric.link(node)?;
@@ -99,11 +101,10 @@ impl Exchange {
             .collect()
     }
 
-    /// Indices of the workers that compute groups of a layer.
-    pub(crate) fn debtors(&self, plan: &Plan, layer: usize) -> Vec<usize> {
-        (0..self.workers.len())
-            .filter(|w| !plan.groups[self.workers[*w].device][layer].is_empty())
-            .collect()
+    /// Indices of the workers that compute groups of a layer, or heads.
+    pub(crate) fn debtors(&self, plan: &Plan, block: Block, layer: usize) -> Vec<usize> {
+        let owes = |w: &usize| !plan.part(self.workers[*w].device, block, layer).is_empty();
+        (0..self.workers.len()).filter(owes).collect()
     }
 
     /// The worker has not answered within the bound: tells the planner, and waits for it no more.
@@ -113,11 +114,13 @@ impl Exchange {
     }
 
     /// Sends an activation to those who owe a partial for it, as often as is ordered. Of `name` only what names the round counts.
+    /// `places` are those of an attention's rows.
     pub(crate) fn fan_out(
         &self,
         shape: &TensorShape,
         values: &[f32],
         name: &Header,
+        places: &[Place],
         debtors: &[usize],
         orders: &[Order],
     ) -> Arc<Sent> {
@@ -126,9 +129,28 @@ impl Exchange {
             let copies = if worker.gone { 0 } else { order.copies };
             Recipient::new(worker.node.clone(), Arc::clone(&worker.link), copies)
         });
-        let sent = Arc::new(Sent::new(shape, values, name, recipients.collect()));
+        let sent = Arc::new(Sent::new(shape, values, name, places, recipients.collect()));
         self.inbox.outgoing.begin(&sent);
         sent
+    }
+
+    /// Sends workers again what they may have missed of earlier rounds of these texts, one activation each.
+    pub(crate) fn mend(&self, places: &[Place]) {
+        let outgoing = &self.inbox.outgoing;
+        outgoing.missed.retain(places);
+        for worker in self.workers.iter().filter(|worker| !worker.gone) {
+            if let Some((sent, recipient)) = outgoing.missed.due(&worker.node) {
+                outgoing.repeat(&sent, recipient, Sending::LAST.into());
+            }
+        }
+    }
+
+    /// Notes who has not answered at all, now that the round is over, and may have missed its activation.
+    pub(crate) fn note_missed(&mut self, round: &Round, sent: &Arc<Sent>, places: &[Place]) {
+        for debtor in round.silent() {
+            self.inbox.outgoing.missed.note(sent, debtor, places);
+            self.counts.holes += 1;
+        }
     }
 
     /// Waits for what the round waits for, and asks again for what is lost or late.
@@ -177,6 +199,11 @@ impl Exchange {
     fn arrived(&mut self, round: &mut Round, debtors: &[usize], sent: &Sent, arrived: &Arrived) {
         self.counts.packets_received += 1;
         let header = &arrived.header;
+        let missed = &self.inbox.outgoing.missed;
+        if header.kind == Kind::Partial && missed.has_come(&arrived.from, header) {
+            self.counts.holes_filled += 1;
+            return;
+        }
         let debtor = debtors
             .iter()
             .position(|w| self.workers[*w].node == arrived.from);

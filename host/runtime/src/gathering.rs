@@ -2,7 +2,7 @@
 //!
 //! Nothing here sends, receives or computes, so that every course that a round can take can be tried.
 
-use halo_fabric::{Accepted, Assembly, Header, TensorShape};
+use halo_fabric::{Accepted, Assembly, Header, Place, TensorShape};
 
 use crate::sending::Sending;
 
@@ -25,6 +25,8 @@ pub(crate) enum Step {
 #[derive(Debug, Clone)]
 pub(crate) struct Gathering {
     activation: Assembly,
+    /// Of an attention's rows, as far as packets have told them.
+    places: Vec<Place>,
     /// The asking that was answered last.
     answered: u8,
     /// The activation comes with its parity, and so the partial is to go back.
@@ -35,6 +37,7 @@ impl Gathering {
     pub(crate) fn new(shape: TensorShape) -> Self {
         Self {
             activation: Assembly::new(shape),
+            places: vec![Place::default(); shape.rows()],
             answered: 0,
             parity: false,
         }
@@ -43,6 +46,11 @@ impl Gathering {
     /// What has come.
     pub(crate) fn activation(&self) -> &Assembly {
         &self.activation
+    }
+
+    /// Where the rows of an attention's activation belong, once it is whole.
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.places
     }
 
     /// What a partial says that is sent now.
@@ -58,9 +66,15 @@ impl Gathering {
     /// Takes a packet of the activation.
     pub(crate) fn take(&mut self, header: &Header, body: &[u8]) -> Step {
         let Sending { number, copies } = Sending::of_flags(header.flags);
+        let (place, body) = header.split(body);
         let accepted = self.activation.accept(header, body);
         let complete = self.activation.complete();
         self.parity |= header.parity;
+        if let (Accepted::New | Accepted::Spare, Some(place)) = (accepted, place) {
+            // An activation with places and parity has one row, which both are of.
+            let last = self.places.len() - 1;
+            self.places[self.activation.shape().row(header.chunk).min(last)] = place;
+        }
         match accepted {
             Accepted::New if complete => {
                 self.answered = number;

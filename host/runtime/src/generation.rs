@@ -1,6 +1,7 @@
 //! What a generation is asked for, and what comes of it.
 
-use halo_engine::FeedForwardSource;
+use halo_engine::{FeedForwardSource, KvCache};
+use halo_models::Shape;
 use serde::{Deserialize, Serialize};
 
 use crate::error::GenerationError;
@@ -115,6 +116,26 @@ pub trait Source: FeedForwardSource<Error = GenerationError> {
     /// compute; on a network they make longer bursts.
     fn rows(&self) -> usize {
         PREFILL_ROWS
+    }
+
+    /// A KV cache for a text of at most so many tokens, of the heads that are computed here.
+    fn cache(&self, shape: &Shape, capacity: usize) -> KvCache {
+        KvCache::new(shape, capacity)
+    }
+
+    /// Whether other nodes keep parts of the texts' keys and values.
+    fn shares_attention(&self) -> bool {
+        false
+    }
+
+    /// Whether attention has been placed elsewhere since this was asked last, so that every KV cache has to be begun anew. Asked before
+    /// every pass.
+    ///
+    /// # Errors
+    ///
+    /// Whoever computes it now cannot be reached.
+    fn has_moved(&mut self) -> Result<bool, GenerationError> {
+        Ok(false)
     }
 
     /// The share of predicted contribution that the last forward pass went without, 0 to 1, by layer.

@@ -156,9 +156,14 @@ impl Generator {
                 fits => break fits?,
             }
         }
-        let mut cache = KvCache::new(shape, most);
+        if self.source.shares_attention() {
+            self.check_shared_caches(most)?;
+        }
+        let mut cache = self.source.cache(shape, most);
         let others = self.under_way.values().map(Sequence::computed);
-        let known = self.prefixes.iter().chain(others);
+        // What others keep of a text cannot be copied.
+        let copied = !self.source.shares_attention();
+        let known = self.prefixes.iter().chain(others).filter(|_| copied);
         if let Some((count, longest)) = known
             .map(|(known, cache)| (common(known, &tokens), cache))
             .max_by_key(|(count, _)| *count)
@@ -173,6 +178,23 @@ impl Generator {
         self.under_way.insert(id, sequence);
         self.note(0);
         Ok(id)
+    }
+
+    /// Checks that nodes that share in the attention have room for one text more. Each has room for as many tokens as the model sees.
+    fn check_shared_caches(&self, tokens: usize) -> Result<(), GenerationError> {
+        let shape = self.backbone.package().shape();
+        let room = |tokens| KvCache::room_for(tokens, shape.context);
+        let taken: usize = self.under_way.values().map(|s| room(s.capacity())).sum();
+        let left = shape.context.saturating_sub(taken);
+        if room(tokens) <= left {
+            return Ok(());
+        }
+        Err(GenerationError::NoMemory {
+            tokens,
+            needed: KvCache::bytes(shape, room(tokens)),
+            available: KvCache::bytes(shape, left),
+            fits: left as u64,
+        })
     }
 
     /// Ends a generation. Nothing if it has ended before.
@@ -231,22 +253,20 @@ impl Generator {
             .write(self.under_way.len(), tokens, self.source.counts());
     }
 
-    /// Runs a row of every generation, and more of those with more to run. Gives the logits of those that have nothing to run
+    /// One pass. Gives the logits of those that have nothing to run
     /// any more, one after another.
     fn pass(&mut self) -> Result<Vec<f32>, GenerationError> {
         let mut logits = Vec::new();
         if self.under_way.is_empty() {
             return Ok(logits);
         }
-        let mut spare = self.source.rows().saturating_sub(self.under_way.len());
-        let mut parts = Vec::new();
-        for sequence in self.under_way.values_mut() {
-            let part = sequence.next(1 + spare);
-            spare -= part.tokens.len() - 1;
-            parts.push(part);
-        }
-        let rows: Vec<usize> = parts.iter().map(|part| part.tokens.len()).collect();
-        let hidden = self.backbone.forward_all(&mut parts, &mut *self.source)?;
+        let (rows, hidden) = loop {
+            match self.forward() {
+                // Where its keys and values are now, nobody has computed them.
+                Err(GenerationError::Moved) => {}
+                outcome => break outcome?,
+            }
+        };
         let concealed = self.source.concealed();
         let width = self.backbone.package().shape().width;
         let (mut ends, mut run) = (Vec::new(), 0);
@@ -263,10 +283,32 @@ impl Generator {
         Ok(logits)
     }
 
+    /// Runs a row of every generation, and more of those with more to run. Gives how many rows of each, and the residual stream after
+    /// the last layer.
+    fn forward(&mut self) -> Result<(Vec<usize>, Vec<f32>), GenerationError> {
+        if self.source.has_moved()? {
+            let shape = self.backbone.package().shape();
+            for sequence in self.under_way.values_mut() {
+                sequence.start_over(self.source.cache(shape, sequence.capacity()));
+            }
+            self.prefixes = Prefixes::default();
+        }
+        let mut spare = self.source.rows().saturating_sub(self.under_way.len());
+        let mut parts = Vec::new();
+        for sequence in self.under_way.values_mut() {
+            let part = sequence.next(1 + spare);
+            spare -= part.tokens.len() - 1;
+            parts.push(part);
+        }
+        let rows = parts.iter().map(|part| part.tokens.len()).collect();
+        let hidden = self.backbone.forward_all(&mut parts, &mut *self.source)?;
+        Ok((rows, hidden))
+    }
+
     /// The report of a generation that is no longer under way. What it has computed is kept for later ones.
     fn end(&mut self, sequence: Sequence, finish: Finish) -> Result<Report, GenerationError> {
         let (report, computed) = sequence.finish(finish, self.source.counts())?;
-        if let Some(computed) = computed {
+        if let Some(computed) = computed.filter(|_| !self.source.shares_attention()) {
             let shape = self.backbone.package().shape();
             self.prefixes
                 .keep(computed, shape, memory::for_prefixes(shape));

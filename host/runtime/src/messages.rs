@@ -115,9 +115,23 @@ pub(crate) struct Assign {
     pub(crate) groups: Vec<Vec<u32>>,
     /// For each layer the groups whose weights to keep at hand.
     pub(crate) standbys: Vec<Vec<u32>>,
+    /// Its part of the attention, if that is shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) heads: Option<Heads>,
     /// How activations will come and partials shall go.
     pub(crate) activation: Encoding,
     pub(crate) partial: Encoding,
+}
+
+/// A worker's part of the attention. One that it has already goes on with the KV caches that it has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Heads {
+    /// The epoch from which on all texts' keys and values have come to it.
+    pub(crate) since: u32,
+    /// For each layer the KV heads to compute.
+    pub(crate) heads: Vec<Vec<u32>>,
+    /// Do not answer where a token before is missing, rather than leave it out.
+    pub(crate) whole: bool,
 }
 
 /// A policy that a node has.

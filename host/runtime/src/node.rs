@@ -179,6 +179,7 @@ impl Node {
             policies: Arc::clone(&self.policies),
             sync: self.config.sync.clone(),
             testing: self.config.testing.clone(),
+            attention: self.config.policy.attention,
             own: self.profile.clone(),
             slot: Arc::clone(&slot),
             planned: Arc::clone(&self.planned),

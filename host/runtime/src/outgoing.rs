@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use halo_fabric::{HEADER_BYTES, Header, Kind, Link, NodeId, Packet, Parity, TensorShape, WINDOW};
+use halo_fabric::{
+    HEADER_BYTES, Header, Kind, Link, NodeId, Packet, Parity, Place, TensorShape, WINDOW,
+};
 
+use crate::missed::Missed;
 use crate::sending::Sending;
 
 /// A round's activation as it goes out.
@@ -16,8 +19,8 @@ use crate::sending::Sending;
 pub(crate) struct Sent {
     header: Header,
     chunks: Vec<Vec<u8>>,
-    /// Of the chunks, if there are few.
-    parity: Option<Parity>,
+    /// The body of the chunks' parity, if there are few and their rows need no places, or only the one.
+    parity: Option<Vec<u8>>,
     began: Instant,
     recipients: Vec<Recipient>,
 }
@@ -46,31 +49,44 @@ impl Recipient {
 
 impl Sent {
     /// Encodes an activation; the round begins now. Of `header` only what names the round counts.
+    ///
+    /// `places` are those of an attention's rows.
     pub(crate) fn new(
         shape: &TensorShape,
         values: &[f32],
         header: &Header,
+        places: &[Place],
         recipients: Vec<Recipient>,
     ) -> Self {
         let began = Instant::now();
         let of_tensor = Header::of_tensor(Kind::Activation, shape);
         let header = Header {
             layer: header.layer,
+            block: header.block,
             generation: header.generation,
             epoch: header.epoch,
             step: header.step,
             ..of_tensor
         };
-        let chunk = |chunk| {
-            let mut body = Vec::with_capacity(shape.chunk_bytes(chunk));
-            shape.encode_chunk(chunk, values, &mut body);
+        let placed = |row: usize| {
+            let mut body = Vec::new();
+            if let Some(place) = places.get(row) {
+                place.write(&mut body);
+            }
             body
         };
-        let chunks: Vec<Vec<u8>> = (0..shape.chunks()).map(chunk).collect();
-        let mut parity = Parity::new(shape);
-        if let Some(parity) = &mut parity {
-            chunks.iter().for_each(|body| parity.add(body));
-        }
+        let mut parity = Parity::new(shape).filter(|_| places.len() <= 1);
+        let chunk = |chunk| {
+            let mut body = placed(shape.row(chunk));
+            let place = body.len();
+            shape.encode_chunk(chunk, values, &mut body);
+            if let Some(parity) = &mut parity {
+                parity.add(&body[place..]);
+            }
+            body
+        };
+        let chunks = (0..shape.chunks()).map(chunk).collect();
+        let parity = parity.map(|parity| [&placed(0), parity.body()].concat());
         Self {
             header,
             chunks,
@@ -97,8 +113,13 @@ impl Sent {
 
     /// Whether a packet belongs to this round.
     pub(crate) fn is_of(&self, header: &Header) -> bool {
-        let name = |h: &Header| (h.generation, h.epoch, h.step, h.layer);
+        let name = |h: &Header| (h.generation, h.epoch, h.step, h.layer, h.block);
         name(header) == name(&self.header)
+    }
+
+    /// Whom it was sent to, by their order.
+    pub(crate) fn node(&self, recipient: usize) -> &NodeId {
+        &self.recipients[recipient].node
     }
 }
 
@@ -106,6 +127,8 @@ impl Sent {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     under_way: Mutex<Option<Arc<Sent>>>,
+    /// Of rounds that are over, what workers may have missed.
+    pub(crate) missed: Missed,
     /// Whether what was lost is sent again as soon as it is asked for, rather than when this node has noticed.
     prompt: bool,
     packets: AtomicU64,
@@ -116,6 +139,7 @@ impl Outgoing {
     pub(crate) fn new(prompt: bool) -> Self {
         Self {
             under_way: Mutex::default(),
+            missed: Missed::default(),
             prompt,
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -165,7 +189,7 @@ impl Outgoing {
             ..sent.header
         };
         let bodies = sent.chunks.iter().take(window).map(Vec::as_slice);
-        let bodies = bodies.chain(parity.map(Parity::body));
+        let bodies = bodies.chain(parity.map(Vec::as_slice));
         for (chunk, body) in (0..).zip(bodies) {
             self.send_chunk(recipient, Header { chunk, ..header }, body, asking);
         }
@@ -178,7 +202,8 @@ impl Outgoing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let Some(sent) = under_way.filter(|sent| sent.is_of(&packet.header)) else {
+        let under_way = under_way.filter(|sent| sent.is_of(&packet.header));
+        let Some(sent) = under_way.or_else(|| self.missed.find(&packet.header)) else {
             return false;
         };
         let Some(recipient) = sent.recipients.iter().find(|r| r.node == *from) else {

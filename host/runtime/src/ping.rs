@@ -83,6 +83,7 @@ impl Ping {
             model: package.identity().to_owned(),
             groups: nothing.clone(),
             standbys: nothing,
+            heads: None,
             activation: sync.activation,
             partial: sync.partial,
         };
@@ -97,6 +98,8 @@ impl Ping {
             devices: vec![fabric.node().clone(), worker.clone()],
             placement: Placement::default(),
             groups: vec![vec![Vec::new()], vec![vec![0]]],
+            heads: Vec::new(),
+            heads_since: epoch,
         })?;
         Ok(Self {
             fabric,
@@ -130,7 +133,7 @@ impl Ping {
             };
             let sent = self
                 .exchange
-                .fan_out(&self.activation, &values, &name, &[0], &orders);
+                .fan_out(&self.activation, &values, &name, &[], &[0], &orders);
             let rows = self.activation.rows();
             let expected = arrivals.of(&self.worker, rows).late();
             let bound = self.sync.bound();

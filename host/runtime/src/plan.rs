@@ -1,6 +1,8 @@
-use halo_fabric::NodeId;
+use halo_fabric::{Block, NodeId};
 use halo_policy::Placement;
 use serde::{Deserialize, Serialize};
+
+use crate::heads::{self, Counts};
 
 /// A placement that is agreed on: every worker in it has loaded its groups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +15,10 @@ pub struct Plan {
     pub placement: Placement,
     /// For each device and layer the groups it computes, ascending.
     pub groups: Vec<Vec<Vec<u32>>>,
+    /// For each device and layer the KV heads that it computes, ascending. Empty if the leader does all attention.
+    pub heads: Vec<Vec<Vec<u32>>>,
+    /// The epoch since which they are where they are, with all that their KV caches have come to hold.
+    pub heads_since: u32,
 }
 
 impl Plan {
@@ -35,7 +41,52 @@ impl Plan {
             devices,
             placement,
             groups: sorted,
+            heads: Vec::new(),
+            heads_since: epoch,
         }
+    }
+
+    /// Has devices compute so many KV heads of each layer, where they have been since an epoch.
+    pub(crate) fn share_attention(&mut self, counts: &Counts, since: u32) {
+        self.heads_since = since;
+        self.heads = match counts.iter().skip(1).sum() {
+            0 => Vec::new(),
+            1.. => heads::by_device(counts, self.groups.first().map_or(0, Vec::len)),
+        };
+    }
+
+    /// Whether workers have a part in the attention.
+    pub fn shares_attention(&self) -> bool {
+        !self.heads.is_empty()
+    }
+
+    /// The KV heads of a layer that a device computes, of a plan that shares attention.
+    pub fn heads_of(&self, device: usize, layer: usize) -> &[u32] {
+        let layers = self.heads.get(device).map_or(&[][..], |layers| layers);
+        layers.get(layer).map_or(&[], |heads| heads)
+    }
+
+    /// What a device computes of a layer: its groups, or its KV heads.
+    pub(crate) fn part(&self, device: usize, block: Block, layer: usize) -> &[u32] {
+        match block {
+            Block::FeedForward => &self.groups[device][layer],
+            Block::Attention => self.heads_of(device, layer),
+        }
+    }
+
+    /// How many of each layer's `kv_heads` each of some devices computes. `None` if others do.
+    pub(crate) fn head_counts(&self, devices: &[NodeId], kv_heads: usize) -> Option<Counts> {
+        let mut counts: Counts = devices
+            .iter()
+            .map(|node| {
+                let device = self.devices.iter().position(|d| d == node);
+                device.map_or(0, |device| self.heads_of(device, 0).len())
+            })
+            .collect();
+        if !self.shares_attention() {
+            *counts.first_mut()? = kv_heads;
+        }
+        (counts.iter().sum::<usize>() == kv_heads).then_some(counts)
     }
 
     /// Share of all groups that a device computes.
@@ -91,5 +142,28 @@ mod tests {
         assert!((plan.share(1) - 4.0 / 6.0).abs() < 1e-9);
         assert_eq!(plan.standbys(0), [vec![], vec![2]]);
         assert_eq!(plan.standbys(1), [Vec::<u32>::new(), vec![]]);
+    }
+
+    #[test]
+    fn heads_are_counted_over_other_devices() {
+        let nodes =
+            |names: &[&str]| -> Vec<NodeId> { names.iter().map(|n| n.parse().unwrap()).collect() };
+        let placement = Placement {
+            owners: vec![0, 1, 0],
+            ..Placement::default()
+        };
+        let mut plan = Plan::new(4, nodes(&["a", "b"]), placement, 1, 3);
+        assert!(!plan.shares_attention() && plan.heads_of(0, 0).is_empty());
+        assert_eq!(plan.head_counts(&nodes(&["a", "c"]), 4), Some(vec![4, 0]));
+        plan.share_attention(&vec![1, 3], 2);
+        assert!(plan.shares_attention());
+        assert_eq!((plan.heads_of(1, 0), plan.heads_since), (&[1, 2, 3][..], 2));
+        assert_eq!(
+            plan.head_counts(&nodes(&["a", "aa", "b"]), 4),
+            Some(vec![1, 0, 3])
+        );
+        assert_eq!(plan.head_counts(&nodes(&["a", "c"]), 4), None);
+        plan.share_attention(&vec![4, 0], 5);
+        assert!(!plan.shares_attention());
     }
 }

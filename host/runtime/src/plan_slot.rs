@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use halo_engine::FeedForward;
+use halo_engine::{AttentionHeads, FeedForward};
 use halo_fabric::NodeId;
 use tokio::sync::mpsc;
 
@@ -18,6 +18,8 @@ use crate::plan::Plan;
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<Plan>,
     pub(crate) feed_forward: FeedForward,
+    /// Where attention is shared.
+    pub(crate) heads: Option<AttentionHeads>,
 }
 
 /// What planner and generation tell each other.

@@ -28,9 +28,12 @@ pub struct PlannedDevice {
     pub node: NodeId,
     /// Groups that it computes, in all layers.
     pub groups: u64,
-    /// Their share of all groups.
+    /// KV heads of each layer that it computes.
+    #[serde(default)]
+    pub heads: usize,
+    /// The groups' share of all groups.
     pub share: f64,
-    /// Their share of all importance.
+    /// The groups' share of all importance.
     pub importance: f64,
     /// Groups that it computes in a second.
     pub speed: f32,
@@ -42,17 +45,24 @@ pub struct PlannedDevice {
     pub spread_us: u32,
     /// Share of packets lost there and back.
     pub loss: f32,
-    /// Bytes of its groups, and of those it stands by for.
+    /// Bytes of its groups, of those it stands by for, and of a worker's heads with their keys and values.
     pub memory_used: u64,
-    /// Bytes it has for groups.
+    /// Bytes it has for them.
     pub memory: u64,
     /// Why it has as much to do as it has.
     pub why: String,
 }
 
 impl Planned {
-    /// Describes a plan over these devices, which are the plan's as the scheduler was told of them.
-    pub(crate) fn new(plan: &Plan, devices: &[Device], model: &Model, scheduler: String) -> Self {
+    /// Describes a plan over these devices, which are the plan's, and of which each computes so many KV heads of `head_bytes` each.
+    pub(crate) fn new(
+        plan: &Plan,
+        devices: &[Device],
+        model: &Model,
+        scheduler: String,
+        heads: &[usize],
+        head_bytes: u64,
+    ) -> Self {
         let parts = |device: usize| {
             let layers = plan.groups[device].iter();
             layers.map(move |groups| part_us(&devices[device], groups.len()))
@@ -76,10 +86,14 @@ impl Planned {
             let groups = own.clone().count() as u64;
             let standbys = plan.placement.standbys.iter();
             let standbys = standbys.filter(|s| s.device as usize == index).count() as u64;
+            let heads = heads.get(index).copied().unwrap_or_default();
+            // The leader has memory for attention beside that for groups.
+            let of_heads = if index > 0 { heads as u64 } else { 0 };
             let busy: Vec<f64> = parts(index).filter(|part| *part > 0.0).collect();
             let mut planned = PlannedDevice {
                 node: plan.devices[index].clone(),
                 groups,
+                heads,
                 share: groups as f64 / total,
                 // Not `sum`, which of nothing is -0.
                 importance: own.map(importance).fold(0.0, std::ops::Add::add),
@@ -88,11 +102,17 @@ impl Planned {
                 delay_us: device.delay_us,
                 spread_us: device.spread_us,
                 loss: device.loss,
-                memory_used: (groups + standbys).saturating_mul(model.group_bytes),
+                memory_used: (groups + standbys)
+                    .saturating_mul(model.group_bytes)
+                    .saturating_add(of_heads.saturating_mul(head_bytes)),
                 memory: device.memory,
                 why: String::new(),
             };
-            planned.why = planned.why(index == 0, model.group_bytes, round_us);
+            planned.why = if index == 0 && plan.shares_attention() {
+                "leads: its part of attention, and the output head besides".into()
+            } else {
+                planned.why(index == 0, model.group_bytes, round_us)
+            };
             planned
         });
         Self {
@@ -113,6 +133,7 @@ impl PlannedDevice {
                 "leads: attention and the output head; the workers have the groups".into()
             }
             _ if leads => "leads: attention and the output head besides".into(),
+            0 if self.heads > 0 => "has a part of attention, and no groups".into(),
             0 if self.memory < group_bytes => "left out: it has no memory for a group".into(),
             0 if self.speed <= 0.0 => "left out: it computes nothing".into(),
             0 if way >= round_us => format!(
@@ -196,11 +217,11 @@ mod tests {
             ..Placement::default()
         };
         let plan = Plan::new(3, names.to_vec(), placement, 2, 4);
-        let planned = Planned::new(&plan, &devices, &model, "test".into());
+        let planned = Planned::new(&plan, &devices, &model, "test".into(), &[3, 1], 7);
         // Two groups of 100 us, and the way, in the first layer; in the second the leader is the last.
         assert!((planned.round_us - 225.0).abs() < 1e-3, "{planned:?}");
         let b = &planned.devices[1];
-        assert_eq!((b.groups, b.memory_used), (3, 30));
+        assert_eq!((b.groups, b.heads, b.memory_used), (3, 1, 37));
         assert!((b.importance - 0.25).abs() < 1e-6 && (b.share - 0.375).abs() < 1e-9);
         assert!((b.part_us - 200.0).abs() < 1e-3, "{b:?}");
         let why: Vec<&str> = planned.devices.iter().map(|d| d.why.as_str()).collect();

@@ -19,8 +19,9 @@ use tracing::{debug, info, warn};
 
 use crate::attempt::{Outcome, Request};
 use crate::cluster;
-use crate::config::{Sync, SyncMode, Testing};
+use crate::config::{AttentionPlace, Sync, SyncMode, Testing};
 use crate::error::NodeError;
+use crate::heads;
 use crate::known::Known;
 use crate::messages::{PACE, PROFILE, Profile};
 use crate::pace::Pace;
@@ -45,6 +46,7 @@ pub(crate) struct Planner {
     pub(crate) policies: Arc<Policies>,
     pub(crate) sync: Sync,
     pub(crate) testing: Testing,
+    pub(crate) attention: AttentionPlace,
     pub(crate) own: Profile,
     pub(crate) slot: Arc<PlanSlot>,
     /// What is planned, for those who ask.
@@ -191,7 +193,7 @@ impl Planner {
         match outcome {
             Outcome::Unchanged => self.explain(known),
             Outcome::Ready(prepared) => {
-                self.put(known, prepared);
+                self.put(known, *prepared);
                 self.explain(known);
             }
             Outcome::Declined(node, error) => {
@@ -223,7 +225,16 @@ impl Planner {
     fn explain(&self, known: &Known) {
         let Some(plan) = &known.current else { return };
         let scheduler = self.policies.scheduler().active().name;
-        let planned = Planned::new(plan, &known.described, self.policies.model(), scheduler);
+        let shape = self.package.shape();
+        let heads = plan.head_counts(&plan.devices, shape.kv_heads);
+        let planned = Planned::new(
+            plan,
+            &known.described,
+            self.policies.model(),
+            scheduler,
+            &heads.unwrap_or_default(),
+            heads::bytes(&self.package, shape.layers),
+        );
         let mut slot = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(planned);
     }

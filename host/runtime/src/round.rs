@@ -243,6 +243,12 @@ impl Round {
         &mut self.debts[debtor].assembly
     }
 
+    /// Debtors of whose partial not a single chunk has come.
+    pub(crate) fn silent(&self) -> impl Iterator<Item = usize> {
+        let debts = self.debts.iter().enumerate();
+        debts.filter(|(_, d)| d.nothing()).map(|(index, _)| index)
+    }
+
     /// How long the debtor's answer took from the asking that it answers, if that is known. Answers that came late enough to
     /// be asked for again count as well: leaving them out would teach to expect answers ever sooner.
     pub(crate) fn took(&self, debtor: usize) -> Option<Duration> {

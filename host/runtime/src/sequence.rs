@@ -115,6 +115,17 @@ impl Sequence {
         self.tokens.len() - self.cache.length()
     }
 
+    /// Begins anew with an empty cache: all its tokens are run again.
+    pub(crate) fn start_over(&mut self, cache: KvCache) {
+        self.cache = cache;
+        self.whole = true;
+    }
+
+    /// Tokens that it may have.
+    pub(crate) fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
     /// Bytes of memory that it may take beyond what it has.
     pub(crate) fn yet_to_take(&self, shape: &Shape) -> u64 {
         KvCache::bytes(shape, self.cache.capacity() - self.cache.room())

@@ -11,6 +11,10 @@ pub struct Counts {
     pub partials: u64,
     /// Partials of which something was concealed.
     pub concealed_partials: u64,
+    /// Times that a worker may have missed a token's attention in a layer, which it leaves out until it has had it.
+    pub holes: u64,
+    /// Those of them that it has had since.
+    pub holes_filled: u64,
     /// Times that something lost was asked for again, there or here.
     pub asked_again: u64,
     /// Lost packets of partials that their parity made up for.
@@ -44,6 +48,8 @@ impl Counts {
             repeated_rounds: self.repeated_rounds - before.repeated_rounds,
             partials: self.partials - before.partials,
             concealed_partials: self.concealed_partials - before.concealed_partials,
+            holes: self.holes - before.holes,
+            holes_filled: self.holes_filled - before.holes_filled,
             asked_again: self.asked_again - before.asked_again,
             made_up: self.made_up - before.made_up,
             packets_sent: self.packets_sent - before.packets_sent,

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use halo_engine::TIMELINE;
-use halo_fabric::{ASK_PARTIAL, Fabric, Header, Kind, NodeId, Parity, TensorShape, WINDOW};
+use halo_fabric::{ASK_PARTIAL, Block, Fabric, Header, Kind, NodeId, Parity, TensorShape, WINDOW};
 use tracing::{debug, trace_span, warn};
 
 use crate::assignments::{Assignment, Assignments};
@@ -31,6 +31,7 @@ struct Key {
     epoch: u32,
     step: u32,
     layer: u16,
+    block: Block,
 }
 
 #[derive(Debug)]
@@ -81,6 +82,7 @@ impl Worker<'_> {
             epoch: header.epoch,
             step: header.step,
             layer: header.layer,
+            block: header.block,
         };
         let Some(assignment) = self.assignments.get(&key.leader, key.epoch) else {
             self.fabric.count_useless();
@@ -106,6 +108,9 @@ impl Worker<'_> {
             return Some(index);
         }
         if header.rows > MAX_ROWS || header.width as usize != self.width {
+            return None;
+        }
+        if key.block == Block::Attention && assignment.attending.is_none() {
             return None;
         }
         let shape =
@@ -142,8 +147,13 @@ impl Worker<'_> {
             ..
         } = work.key;
         // It ends before the answer is sent: when that is done, the leader may be done with the round.
-        let partial = trace_span!(target: TIMELINE, "round", layer, step, generation)
-            .in_scope(|| compute(work, assignment, self.assignments.paces()));
+        let span = match work.key.block {
+            Block::FeedForward => trace_span!(target: TIMELINE, "round", layer, step, generation),
+            Block::Attention => {
+                trace_span!(target: TIMELINE, "attention round", layer, step, generation)
+            }
+        };
+        let partial = span.in_scope(|| compute(work, assignment, self.assignments.paces()));
         match partial {
             Ok(partial) => {
                 work.partial = Some(partial);
@@ -219,6 +229,7 @@ impl Work {
     fn header(&self, kind: Kind, shape: &TensorShape) -> Header {
         Header {
             layer: self.key.layer,
+            block: self.key.block,
             flags: if kind == Kind::Partial {
                 self.gathering.answered().flags()
             } else {
@@ -242,14 +253,23 @@ fn compute(work: &Work, assignment: &mut Assignment, paces: &Paces) -> Result<Pa
     .map_err(|e| e.to_string())?;
     let mut values = vec![0f32; shape.values()];
     let layer = usize::from(work.key.layer);
-    let began = Instant::now();
-    assignment
-        .feed_forward
-        .run(layer, activation.values(), &mut values)
-        .map_err(|e| e.to_string())?;
-    if shape.rows() == 1 {
-        let groups = assignment.counts.get(layer).copied().unwrap_or(0);
-        paces.add(&work.key.leader, groups, began.elapsed());
+    match (work.key.block, &assignment.attending) {
+        (Block::Attention, Some(attending)) => {
+            let mut attending = attending.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = work.gathering.places();
+            attending.run(layer, places, activation.values(), &mut values)?;
+        }
+        _ => {
+            let began = Instant::now();
+            assignment
+                .feed_forward
+                .run(layer, activation.values(), &mut values)
+                .map_err(|e| e.to_string())?;
+            if shape.rows() == 1 {
+                let groups = assignment.counts.get(layer).copied().unwrap_or(0);
+                paces.add(&work.key.leader, groups, began.elapsed());
+            }
+        }
     }
     Ok(Partial { shape, values })
 }

@@ -231,6 +231,8 @@ impl Stage {
             "30",
             "--scheduler",
             "scheduler-even",
+            "--attention",
+            "leader",
         ]);
         command.args([
             "--sync",

@@ -246,7 +246,7 @@ impl Cluster {
         let path = self.folder.path().join(format!("{name}.toml"));
         let text = format!(
             "[sync]\nbound-ms = {}\n\
-             [policy]\nfolder = '{}'\n\
+             [policy]\nattention = 'leader'\nfolder = '{}'\n\
              [policy.limits]\nplace-ms = 5000\nadmit-ms = 500\nscore-ms = 500\n{}\n",
             self.setup.bound_ms,
             self.folder

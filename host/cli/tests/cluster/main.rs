@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attention;
 mod churn;
 mod cluster;
 mod faulty;

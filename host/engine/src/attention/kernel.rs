@@ -34,8 +34,13 @@ pub(super) struct Scratch {
     sums: Vec<Lanes>,
 }
 
-/// `attended = softmax(query · keysᵀ) · values`, for every query.
-pub(super) fn attend(cache: &HeadCache, queries: &mut [Query<'_>], scratch: &mut Scratch) {
+/// `attended = softmax(query · keysᵀ) · values`, for every query. None sees the tokens at the positions in `holes`.
+pub(super) fn attend(
+    cache: &HeadCache,
+    holes: &[usize],
+    queries: &mut [Query<'_>],
+    scratch: &mut Scratch,
+) {
     let mut rest = queries;
     while !rest.is_empty() {
         // As few sizes as possible, since each is compiled by itself.
@@ -47,10 +52,10 @@ pub(super) fn attend(cache: &HeadCache, queries: &mut [Query<'_>], scratch: &mut
         };
         let (now, later) = rest.split_at_mut(size);
         match size {
-            ROWS => Rows::<ROWS>::attend(cache, now, scratch),
-            4 => Rows::<4>::attend(cache, now, scratch),
-            2 => Rows::<2>::attend(cache, now, scratch),
-            _ => Rows::<1>::attend(cache, now, scratch),
+            ROWS => Rows::<ROWS>::attend(cache, holes, now, scratch),
+            4 => Rows::<4>::attend(cache, holes, now, scratch),
+            2 => Rows::<2>::attend(cache, holes, now, scratch),
+            _ => Rows::<1>::attend(cache, holes, now, scratch),
         }
         rest = later;
     }
@@ -59,14 +64,21 @@ pub(super) fn attend(cache: &HeadCache, queries: &mut [Query<'_>], scratch: &mut
 /// `R` queries.
 struct Rows<'a, 'q, const R: usize> {
     cache: &'a HeadCache,
+    holes: &'a [usize],
     queries: &'a mut [Query<'q>],
     scratch: &'a mut Scratch,
 }
 
 impl<'a, 'q, const R: usize> Rows<'a, 'q, R> {
-    fn attend(cache: &'a HeadCache, queries: &'a mut [Query<'q>], scratch: &'a mut Scratch) {
+    fn attend(
+        cache: &'a HeadCache,
+        holes: &'a [usize],
+        queries: &'a mut [Query<'q>],
+        scratch: &'a mut Scratch,
+    ) {
         Arch::new().dispatch(Self {
             cache,
+            holes,
             queries,
             scratch,
         });
@@ -80,6 +92,7 @@ impl<const R: usize> WithSimd for Rows<'_, '_, R> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             cache,
+            holes,
             queries,
             scratch,
         } = self;
@@ -106,7 +119,7 @@ impl<const R: usize> WithSimd for Rows<'_, '_, R> {
         let scores = scores.as_chunks_mut::<R>().0;
         let mut totals = [0f32; R];
         for (row, total) in totals.iter_mut().enumerate() {
-            *total = softmax(scores, row, &queries[row].sees, tiles.start * TILE);
+            *total = softmax(scores, row, &queries[row].sees, holes, tiles.start * TILE);
         }
 
         let lanes = cache.lanes();
@@ -153,10 +166,13 @@ fn softmax<const R: usize>(
     scores: &mut [[Lanes; R]],
     row: usize,
     sees: &Range<usize>,
+    holes: &[usize],
     offset: usize,
 ) -> f32 {
     let tokens = scores.len() * TILE;
-    for unseen in (0..sees.start - offset).chain(sees.end - offset..tokens) {
+    let holes = holes.iter().filter(|hole| sees.contains(hole));
+    let beside = (0..sees.start - offset).chain(sees.end - offset..tokens);
+    for unseen in beside.chain(holes.map(|hole| hole - offset)) {
         scores[unseen / TILE][row][unseen % TILE] = f32::NEG_INFINITY;
     }
     let mut most = [f32::NEG_INFINITY; TILE];

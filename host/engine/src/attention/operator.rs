@@ -16,7 +16,7 @@ const WORTH_THREADS: usize = 1 << 19;
 /// The operator of HALO's own in the attention's graphs: rotary embedding, and attention over the KV caches, to which it appends.
 ///
 /// From `[1, rows, (heads + 2 kv_heads) * head_width]`, a row's queries, keys and values after one another, to
-/// `[1, rows, heads * head_width]`. ONNX Runtime's `GroupQueryAttention` reads a cache once for every query head, which made
+/// `[1, rows, heads * head_width]`; of as many KV heads as the pass has caches of. ONNX Runtime's `GroupQueryAttention` reads a cache once for every query head, which made
 /// decoding half as fast after 2,000 tokens; it wants the three apart and copied for every generation; and it keeps the cache
 /// in its own tensors.
 pub(super) struct Attend {
@@ -27,7 +27,6 @@ pub(super) struct Attend {
 /// What a model's attention heads are like.
 #[derive(Debug, Clone)]
 pub(super) struct Heads {
-    kv_heads: usize,
     /// Query heads that share a KV head.
     group: usize,
     width: usize,
@@ -60,6 +59,8 @@ pub(super) struct PartPass {
     pub(super) rotary: Arc<Vec<[f32; 2]>>,
     /// This layer's KV heads, with room for the rows.
     pub(super) caches: Vec<HeadCache>,
+    /// Positions before the last row's of which nothing is in the caches.
+    pub(super) holes: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +76,7 @@ struct Task<'a> {
     rows: Range<usize>,
     start: usize,
     rotary: &'a [[f32; 2]],
+    holes: &'a [usize],
     cache: &'a mut HeadCache,
     scratch: &'a mut TaskScratch,
     /// Of each row, where the results of the query heads go.
@@ -84,7 +86,6 @@ struct Task<'a> {
 impl Heads {
     pub(super) fn new(shape: &Shape) -> Self {
         Self {
-            kv_heads: shape.kv_heads,
             group: shape.heads / shape.kv_heads,
             width: shape.head_width,
             window: shape.sliding_window.unwrap_or(usize::MAX),
@@ -92,9 +93,9 @@ impl Heads {
         }
     }
 
-    /// Values of a row's queries, and of its keys or values.
-    fn widths(&self) -> [usize; 2] {
-        let keys = self.kv_heads * self.width;
+    /// Values of a row's queries, and of its keys or values, of so many KV heads.
+    fn widths(&self, kv_heads: usize) -> [usize; 2] {
+        let keys = kv_heads * self.width;
         [self.group * keys, keys]
     }
 
@@ -115,6 +116,11 @@ impl Heads {
 }
 
 impl LayerPass {
+    /// KV heads of the layer, the same in all parts.
+    fn kv_heads(&self) -> usize {
+        self.parts.first().map_or(0, |part| part.caches.len())
+    }
+
     /// Attends for all rows. `each` calls a function for every number below the one it is given.
     fn run(
         &mut self,
@@ -123,9 +129,10 @@ impl LayerPass {
         output: &mut [f32],
         each: impl FnOnce(usize, &(dyn Fn(usize) + Send + Sync)) -> ort::Result<()>,
     ) -> ort::Result<()> {
-        let [queries, _] = heads.widths();
+        let kv_heads = self.kv_heads();
+        let [queries, _] = heads.widths(kv_heads);
         let norms = self.norms.clone();
-        let count = self.parts.len() * heads.kv_heads;
+        let count = self.parts.len() * kv_heads;
         self.scratch.resize_with(count, TaskScratch::default);
         let mut outputs = output.chunks_exact_mut(queries);
         let mut scratch = self.scratch.iter_mut();
@@ -140,6 +147,7 @@ impl LayerPass {
                     rows: rows.clone(),
                     start: part.start,
                     rotary: &part.rotary,
+                    holes: &part.holes,
                     cache,
                     scratch,
                     attended: Vec::with_capacity(part.rows),
@@ -158,7 +166,7 @@ impl LayerPass {
         let run = |index: usize| {
             // Each is locked once: this is how they are shared out.
             let mut task = tasks[index].lock().unwrap_or_else(PoisonError::into_inner);
-            task.run(heads, norms.as_deref(), input);
+            task.run(heads, kv_heads, norms.as_deref(), input);
         };
         if cost < WORTH_THREADS {
             (0..tasks.len()).for_each(run);
@@ -169,8 +177,8 @@ impl LayerPass {
 }
 
 impl Task<'_> {
-    fn run(&mut self, heads: &Heads, norms: Option<&HeadNorms>, input: &[f32]) {
-        let [all_queries, all_keys] = heads.widths();
+    fn run(&mut self, heads: &Heads, kv_heads: usize, norms: Option<&HeadNorms>, input: &[f32]) {
+        let [all_queries, all_keys] = heads.widths(kv_heads);
         let width = heads.width;
         let TaskScratch {
             key,
@@ -212,7 +220,7 @@ impl Task<'_> {
                 }
             })
             .collect();
-        kernel::attend(self.cache, &mut queries, attention);
+        kernel::attend(self.cache, self.holes, &mut queries, attention);
     }
 }
 
@@ -249,7 +257,7 @@ impl Kernel for AttendKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let mut pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         let rows: usize = pass.parts.iter().map(|part| part.rows).sum();
-        let [queries, keys] = self.heads.widths();
+        let [queries, keys] = self.heads.widths(pass.kv_heads());
         let missing = || ort::Error::new("the operator's input or output is missing");
         let input = context.input(0)?.ok_or_else(missing)?;
         let (_, input) = input.try_extract_tensor::<f32>()?;

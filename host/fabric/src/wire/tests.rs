@@ -60,6 +60,15 @@ fn golden() -> Vec<(Header, u32, Vec<u8>, &'static str)> {
             "484c 01 01 01 80 0201 8877665544332211 a4a3a2a1 b4b3b2b1 02000000 05000000 0200 0200 0200 0100 01020304",
         ),
         (
+            Header {
+                block: Block::Attention,
+                ..activation()
+            },
+            9,
+            vec![4, 3, 2, 1, 8, 7, 6, 5, 0x00, 0x3c, 0x00, 0xc0],
+            "484c 01 01 01 80 0201 8877665544332211 a4a3a2a1 b4b3b2b1 02000000 09000000 0200 0100 0200 0001 04030201 08070605 003c00c0",
+        ),
+        (
             ask(),
             6,
             vec![0b1_0001],
@@ -180,7 +189,12 @@ fn foreign_bytes_are_refused_by_name() {
     assert_eq!(with(3, 6), WireError::Kind(6));
     assert_eq!(with(4, 4), WireError::Encoding(4));
     assert_eq!(with(38, 2), WireError::Field);
-    assert_eq!(with(39, 1), WireError::Field);
+    assert_eq!(with(39, 2), WireError::Field);
+    assert_eq!(
+        with(39, 1),
+        WireError::Body { actual: 4 },
+        "without a place"
+    );
     assert_eq!(
         Packet::parse(&good[..HEADER_BYTES - 1]).unwrap_err(),
         WireError::Length(HEADER_BYTES - 1)
@@ -190,6 +204,28 @@ fn foreign_bytes_are_refused_by_name() {
         Packet::parse(&long).unwrap_err(),
         WireError::Length(MAX_PACKET_BYTES + 1)
     );
+}
+
+#[test]
+fn an_attentions_row_has_its_place() {
+    let place = Place {
+        text: 0x0102_0304,
+        position: 0x0506_0708,
+    };
+    let mut body = Vec::new();
+    place.write(&mut body);
+    body.extend([1, 2, 3, 4]);
+    let attention = Header {
+        block: Block::Attention,
+        ..activation()
+    };
+    assert_eq!(attention.split(&body), (Some(place), &[1, 2, 3, 4][..]));
+    assert_eq!(activation().split(&body), (None, &body[..]));
+    let partial = Header {
+        kind: Kind::Partial,
+        ..attention
+    };
+    assert_eq!(partial.split(&body), (None, &body[..]));
 }
 
 /// Does with bytes whatever a receiver does.
@@ -205,7 +241,10 @@ fn use_packet(bytes: &[u8]) -> Result<(), TestCaseError> {
     if of_tensor && !packet.header.is_parity() {
         let shape = packet.header.shape().unwrap();
         let mut values = vec![0.0; shape.range(packet.header.chunk).len()];
-        if shape.encoding().decode(packet.body, &mut values) {
+        if shape
+            .encoding()
+            .decode(packet.header.split(packet.body).1, &mut values)
+        {
             prop_assert!(values.iter().all(|v| v.is_finite()));
         }
     }
@@ -224,9 +263,10 @@ proptest! {
         kind in 0..7_u8,
         encoding in 0..5_u8,
         small in any::<bool>(),
+        attention in any::<bool>(),
     ) {
         bytes[..5].copy_from_slice(&[b'H', b'L', VERSION, kind, encoding]);
-        bytes[39] = 0;
+        bytes[39] = u8::from(attention);
         if small {
             for high in [25, 26, 27, 33, 35, 37] {
                 bytes[high] = 0;
@@ -237,7 +277,7 @@ proptest! {
 
     #[test]
     fn mutated_packets_are_read_or_refused(
-        which in 0..6_usize,
+        which in 0..7_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use halo_fabric::{Encoding, Fabric, FabricConfig, Header, Kind, NodeId, TensorShape};
+use halo_fabric::{
+    Block, Encoding, Fabric, FabricConfig, Header, Kind, NodeId, Place, TensorShape,
+};
 
 /// Longer than anything takes that works at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -98,6 +100,11 @@ pub(crate) fn large_packet() -> (Header, Vec<u8>) {
         (1, halo_fabric::MAX_BODY_BYTES)
     );
     let mut body = Vec::new();
+    Place::default().write(&mut body);
     shape.encode_chunk(0, &[1.5; 320], &mut body);
-    (Header::of_tensor(Kind::Activation, &shape), body)
+    let header = Header {
+        block: Block::Attention,
+        ..Header::of_tensor(Kind::Activation, &shape)
+    };
+    (header, body)
 }

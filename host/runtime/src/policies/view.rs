@@ -30,16 +30,6 @@ pub(crate) fn importance<'a>(
 fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
     let shape = package.shape();
     let group_bytes = package.group_bytes();
-    let attention = package.attention(0);
-    let attention_bytes: u64 = [
-        attention.query,
-        attention.key,
-        attention.value,
-        attention.output,
-    ]
-    .iter()
-    .map(|m| m.bytes())
-    .sum();
     // The engine computes an unquantised head in f32.
     let head = package.head();
     let head_bytes = match head.values {
@@ -66,7 +56,7 @@ fn model(package: &Package, calibration: Option<&Calibration>) -> Model {
         width: shape.width as u32,
         groups: groups as u32,
         group_bytes,
-        attention_cost: attention_bytes as f32 / group_bytes as f32,
+        attention_cost: package.attention_bytes() as f32 / group_bytes as f32,
         head_cost: head_bytes as f32 / group_bytes as f32,
         importance,
     }

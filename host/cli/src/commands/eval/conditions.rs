@@ -12,7 +12,7 @@ use halo_eval::{
 };
 use halo_fabric::{Faults, Loss};
 use halo_models::Package;
-use halo_runtime::{Arrangement, Config, Node, Policies, SyncMode, cluster};
+use halo_runtime::{Arrangement, AttentionPlace, Config, Node, Policies, SyncMode, cluster};
 use serde::Serialize;
 
 use super::engine;
@@ -215,6 +215,8 @@ impl Conditions {
         let given = &self.cluster;
         config.policy.scheduler = given.scheduler.clone().or(config.policy.scheduler.take());
         config.policy.predictor = given.predictor.clone().or(config.policy.predictor.take());
+        // What is read here is read with this node's whole attention.
+        config.policy.attention = AttentionPlace::Leader;
         config.memory = given.memory.or(config.memory);
         given.network.apply(config, given.cluster.as_deref());
         config.name.get_or_insert_with(|| {

@@ -11,9 +11,10 @@ use halo_runtime::{Planned, PlannedDevice};
 use crate::output::{self, Output};
 
 /// What the columns of a plan are.
-pub(crate) const HEAD: [&str; 10] = [
+pub(crate) const HEAD: [&str; 11] = [
     "node",
     "groups",
+    "heads",
     "share",
     "importance",
     "groups/s",
@@ -82,6 +83,7 @@ pub(crate) fn row(device: &PlannedDevice) -> Vec<String> {
     vec![
         device.node.to_string(),
         device.groups.to_string(),
+        device.heads.to_string(),
         output::percent(device.share),
         output::percent(device.importance),
         format!("{:.0}", device.speed),
@@ -110,6 +112,7 @@ mod tests {
         let device = |node: &str, groups: u64, delay_us, why: &str| PlannedDevice {
             node: node.parse().unwrap(),
             groups,
+            heads: if delay_us > 0 { 0 } else { 8 },
             share: groups as f64 / 484.0,
             importance: groups as f64 / 500.0,
             speed: 28_700.0,

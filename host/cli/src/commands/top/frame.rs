@@ -30,6 +30,7 @@ tokens/s    of all generations of a leader, in the last 10 seconds
 asked again, concealed
             of the workers' partials in that time: how many were asked for
             again, and of how many the text goes without a part or all
+heads       of each layer's attention: keys and values that the node computes
 share, importance
             of the neuron groups, and of what they contribute
 way, spread, lost
@@ -312,6 +313,7 @@ mod tests {
         PlannedDevice {
             node: name.parse().unwrap(),
             groups,
+            heads: 8,
             share: groups as f64 / 484.0,
             importance: groups as f64 / 484.0,
             speed: 28_700.0,
