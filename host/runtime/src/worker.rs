@@ -154,6 +154,7 @@ impl Worker<'_> {
             }
         };
         let partial = span.in_scope(|| compute(work, assignment, self.assignments.paces()));
+        drop(span);
         match partial {
             Ok(partial) => {
                 work.partial = Some(partial);
