@@ -54,6 +54,16 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// This program, to be run again. Cargo may have put another build of it in its place since it began: that is it, then.
+pub(crate) fn program() -> Result<PathBuf> {
+    let path = env::current_exe().context("cannot find this program")?;
+    // What Linux adds to the name of a file that is gone.
+    let name = path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(name.map_or_else(|| path.clone(), PathBuf::from))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,3 @@
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,7 +73,7 @@ impl Programs {
 
     fn command(&self, words: &str) -> Result<Command> {
         let mut command = if let Some(arguments) = words.strip_prefix("cargo xtask ") {
-            let mut command = Command::new(env::current_exe()?);
+            let mut command = Command::new(paths::program()?);
             command
                 .args(arguments.split(' '))
                 .arg("--halo")

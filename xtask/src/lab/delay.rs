@@ -3,7 +3,6 @@
 //! The host's port is taken off the bridge and put on one of its own; two TAP devices join the two bridges, and a process passes
 //! frames from one to the other.
 
-use std::env;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -15,6 +14,7 @@ use super::condition::Condition;
 use super::host::Host;
 use super::relay::{READY, far, near};
 use super::tools;
+use crate::paths;
 
 /// How late packets arrive at a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Condition for Delay {
 impl Delay {
     fn insert_relay(self, host: &Host) -> Result<()> {
         let (switch, number) = (&host.switch, host.number);
-        let program = env::current_exe().context("cannot find this program")?;
+        let program = paths::program()?;
         let mut command = Command::new("nsenter");
         command
             .arg(tools::net(switch))
