@@ -32,6 +32,7 @@ mod estimate;
 mod fabric;
 mod faults;
 mod heartbeat;
+mod linger;
 mod link;
 mod membership;
 mod node_id;

@@ -16,7 +16,7 @@ use zenoh::session::{LinkEventsListener, ZenohId};
 
 use crate::config::LEASE_MS;
 use crate::roster::Roster;
-use crate::{FabricConfig, FabricError, NodeId};
+use crate::{FabricConfig, FabricError, NodeId, linger};
 
 /// How long to wait for others' tokens when asking who has a name.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,15 +55,20 @@ impl Membership {
         let links = session
             .info()
             .link_events_listener()
+            .history(true)
             .callback({
                 // The session outlives what is told of its links.
                 let roster = Arc::downgrade(roster);
                 move |event| {
                     let link = event.link();
-                    if let Some(roster) = roster.upgrade()
-                        && link.reliability() == Some(Reliability::Reliable)
-                    {
-                        let cut = event.kind() == SampleKind::Delete;
+                    if link.reliability() != Some(Reliability::Reliable) {
+                        return;
+                    }
+                    let cut = event.kind() == SampleKind::Delete;
+                    if !cut && let Err(error) = linger::never() {
+                        tracing::debug!(%error, "connections may linger");
+                    }
+                    if let Some(roster) = roster.upgrade() {
                         roster.set_cut(&link.zid().to_string(), cut);
                     }
                 }
