@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::MAX_MESSAGE_BYTES;
-use crate::endpoint::{expand, listen_endpoints};
+use crate::endpoint::{expand, is_reliable, listen_endpoints};
 use crate::node_id::check_name;
-use crate::{FabricError, Faults, NodeId, connect};
+use crate::{FabricError, Faults, NodeId};
 
 /// How long zenoh keeps a link over which nothing comes, in milliseconds. Dead nodes are noticed before that, by other signs; a
 /// node that is only too busy to say anything should not have to connect again.
@@ -24,6 +24,11 @@ const OPEN_MS: u64 = 1_000;
 /// How long a client tries to reach its router, in milliseconds. At 20 % loss each way, a handshake over UDP fails
 /// six times in ten; this leaves room for several.
 pub(crate) const CLIENT_CONNECT_MS: u64 = 15_000;
+
+/// Where sessions look for their like by multicast: zenoh's own group, and the port before, so that the one for tensors meets none
+/// of the others.
+const CONTROL_SCOUTING: &str = "224.0.0.224:7446";
+const DATA_SCOUTING: &str = "224.0.0.224:7445";
 
 /// How a node takes part in zenoh's network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,17 +118,23 @@ impl FabricConfig {
     }
 }
 
-/// Settings that zenoh can be opened with.
+/// The settings of a node's two zenoh sessions.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) zenoh: zenoh::Config,
-    /// Where it will listen.
-    pub(crate) listen: Vec<String>,
+    pub(crate) control: Wire,
+    pub(crate) data: Wire,
     /// Where it will connect, as it was given.
     pub(crate) connect: Vec<String>,
-    /// The same in zenoh's notation: the endpoints that each was given for.
-    connect_groups: Vec<Vec<String>>,
-    mode: Mode,
+    pub(crate) mode: Mode,
+}
+
+/// The settings of one session.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) zenoh: zenoh::Config,
+    /// Where it will listen, and where it will connect, in zenoh's notation.
+    pub(crate) listen: Vec<String>,
+    pub(crate) connect: Vec<String>,
 }
 
 impl Prepared {
@@ -133,23 +144,43 @@ impl Prepared {
         if config.mode == Mode::Client && config.connect.is_empty() && !config.scouting {
             return Err(FabricError::NowhereToConnect);
         }
-
         let listen = listen_endpoints(config)?;
-        let connect_groups = config
+        let connect: Vec<Vec<String>> = config
             .connect
             .iter()
             .map(|endpoint| expand(endpoint))
-            .collect::<Result<Vec<_>, _>>()?;
-        // A client connects to one entry only, so the two links to one router have to be one entry.
-        let connect: Vec<_> = connect_groups
-            .iter()
-            .map(|links| json!({ "strategy": "allOf", "locators": links }))
-            .collect();
-
+            .collect::<Result<_, _>>()?;
+        let connect = connect.concat();
+        let (reliable, unreliable): (Vec<_>, Vec<_>) =
+            connect.into_iter().partition(|e| is_reliable(e));
+        let (listen_reliable, listen_unreliable) = listen.into_iter().partition(|e| is_reliable(e));
         let lease = match config.tensors {
             Transport::Udp => LEASE_MS,
             Transport::Tcp => PATIENT_LEASE_MS,
         };
+        Ok(Self {
+            control: Wire::new(config, lease, listen_reliable, reliable, CONTROL_SCOUTING)?,
+            data: Wire::new(
+                config,
+                LEASE_MS,
+                listen_unreliable,
+                unreliable,
+                DATA_SCOUTING,
+            )?,
+            connect: config.connect.clone(),
+            mode: config.mode,
+        })
+    }
+}
+
+impl Wire {
+    fn new(
+        config: &FabricConfig,
+        lease: u64,
+        listen: Vec<String>,
+        connect: Vec<String>,
+        scouting: &str,
+    ) -> Result<Self, FabricError> {
         let mut zenoh = zenoh::Config::default();
         let settings = [
             ("mode", json!(config.mode)),
@@ -164,11 +195,13 @@ impl Prepared {
                 "connect/exit_on_failure",
                 json!({ "router": false, "peer": false, "client": true }),
             ),
+            // A handshake of which a datagram was lost is begun anew soon.
             (
                 "connect/retry",
-                json!({ "period_init_ms": 250, "period_max_ms": 2_000, "period_increase_factor": 2 }),
+                json!({ "period_init_ms": 100, "period_max_ms": 1_000, "period_increase_factor": 2 }),
             ),
             ("scouting/multicast/enabled", json!(config.scouting)),
+            ("scouting/multicast/address", json!(scouting)),
             // Without scouting there is nothing to wait for: nodes that can be reached are connected to already.
             (
                 "open/return_conditions/connect_scouted",
@@ -185,8 +218,6 @@ impl Prepared {
                 "scouting/gossip/autoconnect_strategy",
                 json!({ "peer": { "to_router": "always", "to_peer": "greater-zid" } }),
             ),
-            // A reliable link and an unreliable one to each node.
-            ("transport/unicast/max_links", json!(2)),
             ("transport/unicast/open_timeout", json!(OPEN_MS)),
             ("transport/unicast/accept_timeout", json!(OPEN_MS)),
             ("transport/link/tx/lease", json!(lease)),
@@ -213,20 +244,18 @@ impl Prepared {
         Ok(Self {
             zenoh,
             listen,
-            connect: config.connect.clone(),
-            connect_groups,
-            mode: config.mode,
+            connect,
         })
     }
 
-    /// The settings with which links are made in order. `None` where zenoh sees to that itself or there are none to make.
-    pub(crate) async fn in_order(&self) -> Result<Option<zenoh::Config>, FabricError> {
-        if self.mode == Mode::Client || self.connect_groups.is_empty() {
-            return Ok(None);
-        }
+    /// The same with other settings besides.
+    pub(crate) fn with(
+        &self,
+        settings: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<zenoh::Config, FabricError> {
         let mut zenoh = self.zenoh.clone();
-        set(&mut zenoh, connect::in_order(&self.connect_groups).await)?;
-        Ok(Some(zenoh))
+        set(&mut zenoh, settings)?;
+        Ok(zenoh)
     }
 }
 
@@ -253,10 +282,14 @@ mod tests {
         for mode in [Mode::Peer, Mode::Client, Mode::Router] {
             config.mode = mode;
             let prepared = Prepared::new(&config).unwrap();
-            let get = |key: &str| prepared.zenoh.get_json(key).unwrap();
-            assert_eq!(get("transport/unicast/max_links"), "2");
-            assert_eq!(get("transport/link/tx/batch_size"), "1400");
-            assert!(get("connect/endpoints").contains("udp/pi-4:7447?rel=0"));
+            for (wire, endpoint) in [
+                (&prepared.control, "tcp/pi-4:7447?rel=1"),
+                (&prepared.data, "udp/pi-4:7447?rel=0"),
+            ] {
+                let get = |key: &str| wire.zenoh.get_json(key).unwrap();
+                assert_eq!(get("transport/link/tx/batch_size"), "1400");
+                assert_eq!(get("connect/endpoints"), format!("[\"{endpoint}\"]"));
+            }
         }
     }
 

@@ -90,6 +90,11 @@ pub(crate) fn expand(endpoint: &str) -> Result<Vec<String>, FabricError> {
     Ok(both(host, port))
 }
 
+/// Whether an endpoint in zenoh's notation is of the control plane.
+pub(crate) fn is_reliable(endpoint: &str) -> bool {
+    endpoint.starts_with("tcp/")
+}
+
 /// The reliable and the unreliable endpoint of a host and port.
 fn both(host: &str, port: u16) -> Vec<String> {
     vec![
@@ -132,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_and_port_become_two_links() {
+    fn host_and_port_become_two_endpoints() {
         assert_eq!(
             expand("pi-4:7447").unwrap(),
             ["tcp/pi-4:7447?rel=1", "udp/pi-4:7447?rel=0"]

@@ -137,6 +137,15 @@ pub enum CallError {
         timeout: Duration,
     },
 
+    /// No packet comes from the node, though it is there.
+    #[error(
+        "nothing comes from node `{node}` over UDP, though it is there; let UDP pass on the port that it listens on, and on this node's"
+    )]
+    Unheard {
+        /// The node.
+        node: NodeId,
+    },
+
     /// The node answered that it will not or cannot.
     #[error("node `{node}` refused `{operation}`: {message}")]
     Refused {

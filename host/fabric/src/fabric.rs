@@ -16,10 +16,14 @@ use crate::control::{BULK, CONTROL};
 use crate::membership::Membership;
 use crate::receive::DataPlane;
 use crate::roster::Roster;
+use crate::session::Sessions;
 use crate::{
     CallError, Counters, FabricConfig, FabricError, Handler, Link, NodeId, Packet, Receiver,
-    Service, alive, control, heartbeat, session,
+    Service, Transport, alive, control, heartbeat, session,
 };
+
+/// How often to look whether a node has been heard.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 /// How many nodes without a link may wait for one.
 const STRANGERS: usize = 64;
@@ -40,14 +44,14 @@ struct Inner {
     plane: Arc<DataPlane>,
     membership: Membership,
     heartbeat: AbortHandle,
-    _packets: Subscriber<()>,
+    _packets: Vec<Subscriber<()>>,
     _alive: Queryable<()>,
-    session: zenoh::Session,
+    sessions: Sessions,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The task holds the session, and would keep it open.
+        // The task holds the sessions, and would keep them open.
         self.heartbeat.abort();
     }
 }
@@ -64,26 +68,22 @@ impl Fabric {
     pub async fn open(config: FabricConfig) -> Result<Self, FabricError> {
         let (stranger_sender, strangers) = mpsc::channel(STRANGERS);
         let plane = Arc::new(DataPlane::new(&config, stranger_sender)?);
-        let prepared = Prepared::new(&config)?;
-        let session = session::open(&prepared).await?;
-        let endpoints = session::endpoints(&session, &prepared).await;
+        let prepared = Arc::new(Prepared::new(&config)?);
+        let sessions = Sessions::open(&prepared).await?;
+        let endpoints = session::endpoints(&sessions, &prepared).await;
 
         let roster = Arc::new(Roster::new());
-        let membership = Membership::watch(&session, &config, &roster).await?;
-        membership.check_name_free(&session).await?;
+        let membership = Membership::watch(&sessions, &config, &roster).await?;
+        membership.check_name_free(&sessions.control).await?;
 
-        let packets = session
-            .declare_subscriber(plane.key_of_all())
-            .callback({
-                let plane = Arc::clone(&plane);
-                move |sample| plane.take(&sample)
-            })
-            .await
-            .map_err(|reason| FabricError::zenoh("receive packets", &reason))?;
-        let alive = alive::answer(&session, &config).await?;
+        let mut packets = vec![plane.subscribe(&sessions.data).await?];
+        if config.tensors == Transport::Tcp {
+            packets.push(plane.subscribe(&sessions.control).await?);
+        }
+        let alive = alive::answer(&sessions.control, &config).await?;
         let heartbeat = tokio::spawn(heartbeat::run(
             Arc::clone(&plane),
-            session.clone(),
+            sessions.clone(),
             roster,
             strangers,
         ))
@@ -97,7 +97,7 @@ impl Fabric {
                 heartbeat,
                 _packets: packets,
                 _alive: alive,
-                session,
+                sessions,
             }),
         })
     }
@@ -123,9 +123,7 @@ impl Fabric {
     /// Leaves the cluster and closes the connection. Everything else fails or does nothing from then on.
     pub async fn close(&self) {
         self.inner.heartbeat.abort();
-        if let Err(error) = self.inner.session.close().await {
-            tracing::debug!(%error, "closing the session");
-        }
+        self.inner.sessions.close().await;
     }
 
     /// The live members of the cluster, this node among them if it is one.
@@ -140,7 +138,12 @@ impl Fabric {
     ///
     /// If another live member has this node's name.
     pub async fn announce(&self) -> Result<(), FabricError> {
-        self.inner.membership.announce(&self.inner.session).await
+        let Inner {
+            membership,
+            sessions,
+            ..
+        } = &*self.inner;
+        membership.announce(sessions).await
     }
 
     /// Asks a node to do something, and waits for its answer.
@@ -159,8 +162,9 @@ impl Fabric {
         timeout: Duration,
     ) -> Result<R, CallError> {
         let Inner {
-            session, config, ..
+            sessions, config, ..
         } = &*self.inner;
+        let session = &sessions.control;
         control::call(session, config, to, operation, request, timeout).await
     }
 
@@ -171,8 +175,9 @@ impl Fabric {
     /// If the session is closed.
     pub async fn serve(&self, handler: impl Handler) -> Result<Service, FabricError> {
         let Inner {
-            session, config, ..
+            sessions, config, ..
         } = &*self.inner;
+        let session = &sessions.control;
         let write = |value: serde_json::Value| value.to_string().into_bytes();
         control::serve(session, config, CONTROL, handler, write).await
     }
@@ -190,8 +195,9 @@ impl Fabric {
         timeout: Duration,
     ) -> Result<Vec<u8>, CallError> {
         let Inner {
-            session, config, ..
+            sessions, config, ..
         } = &*self.inner;
+        let session = &sessions.control;
         let bytes = control::ask(session, config, BULK, from, operation, request, timeout);
         Ok(bytes.await?.to_bytes().into_owned())
     }
@@ -203,8 +209,9 @@ impl Fabric {
     /// If the session is closed.
     pub async fn serve_bulk(&self, handler: impl Handler<Vec<u8>>) -> Result<Service, FabricError> {
         let Inner {
-            session, config, ..
+            sessions, config, ..
         } = &*self.inner;
+        let session = &sessions.control;
         control::serve(session, config, BULK, handler, |bytes| bytes).await
     }
 
@@ -214,7 +221,23 @@ impl Fabric {
     ///
     /// If the session is closed, or there are more than a thousand links.
     pub fn link(&self, to: &NodeId) -> Result<Arc<Link>, FabricError> {
-        self.inner.plane.link(&self.inner.session, to)
+        self.inner.plane.link(&self.inner.sessions, to)
+    }
+
+    /// Waits until packets have come from another node, over UDP, but no longer than this. False if none have.
+    ///
+    /// A member is known by its connection over TCP; its link for packets takes as many attempts more as the network loses handshakes.
+    pub async fn hears(&self, node: &NodeId, patience: Duration) -> bool {
+        let heard = async {
+            loop {
+                let link = self.link(node);
+                if link.is_ok_and(|link| link.last_heard().is_some()) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_PERIOD).await;
+            }
+        };
+        tokio::time::timeout(patience, heard).await.is_ok()
     }
 
     /// Calls `callback` with every tensor packet that arrives, until the receiver is dropped.
@@ -230,7 +253,7 @@ impl Fabric {
         &self,
         callback: impl Fn(&NodeId, Packet<'_>) + Send + Sync + 'static,
     ) -> Result<Receiver, FabricError> {
-        if self.inner.session.is_closed() {
+        if self.inner.sessions.data.is_closed() {
             return Err(FabricError::Zenoh {
                 action: "receive packets".to_owned(),
                 reason: "the session is closed".to_owned(),

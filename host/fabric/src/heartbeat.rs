@@ -1,6 +1,6 @@
 //! Pings and pongs on the data plane.
 //!
-//! Every node pings every member four times a second, and one whose reliable link has gone more often. A ping carries the
+//! Every node pings every member four times a second, and one that is cut off on the control plane more often. A ping carries the
 //! sender's own clock, and the pong carries it back, so round trips are measured without comparing clocks. A pong also says
 //! how many of the pinging node's packets have arrived and how many are missing, so each side knows the loss of both ways.
 
@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::receive::DataPlane;
 use crate::roster::Roster;
+use crate::session::Sessions;
 use crate::vigil::{Finding, Vigil};
 use crate::wire::{PING_BYTES, PONG_BYTES};
 use crate::{Header, Kind, Link, NodeId, alive};
@@ -22,7 +23,7 @@ use crate::{Header, Kind, Link, NodeId, alive};
 /// Time between two pings to one node.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Time between two pings to a node whose reliable link has gone: it has died, or the network is disturbed, and the sooner that
+/// Time between two pings to a node whose connection has gone: it has died, or the network is disturbed, and the sooner that
 /// is known the better.
 const CUT_PERIOD: Duration = Duration::from_millis(60);
 
@@ -110,10 +111,11 @@ pub(crate) fn take_pong(link: &Link, plane: &DataPlane, body: &[u8]) {
     }
 }
 
-/// Pings members until the fabric closes, keeps vigil over them, and opens links to nodes from which packets come.
+/// Pings members until the fabric closes, keeps vigil over them, opens links to nodes from which packets come, and says again that
+/// packets are wanted to those from which none come.
 pub(crate) async fn run(
     plane: Arc<DataPlane>,
-    session: zenoh::Session,
+    sessions: Sessions,
     roster: Arc<Roster>,
     mut strangers: mpsc::Receiver<NodeId>,
 ) {
@@ -123,12 +125,16 @@ pub(crate) async fn run(
     hurried.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut vigils = BTreeMap::<NodeId, Vigil>::new();
     let mut questions = JoinSet::new();
+    let mut wanted = BTreeMap::new();
+    let mut members = roster.members();
     let link = |node: &NodeId| {
-        let link = plane.link(&session, node);
+        let link = plane.link(&sessions, node);
         link.inspect_err(|error| tracing::debug!(%node, %error, "not pinged"))
     };
     loop {
         tokio::select! {
+            // Whoever is new is pinged at once.
+            Ok(()) = members.changed() => ticks.reset_immediately(),
             stranger = strangers.recv() => {
                 // Anybody can write any name into a packet.
                 let member = stranger.filter(|node| roster.announced().contains(node));
@@ -137,8 +143,15 @@ pub(crate) async fn run(
                 }
             }
             Some(Ok((node, answered))) = questions.join_next() => {
-                if let Some(vigil) = vigils.get_mut(&node) {
-                    roster.judge(&node, vigil.answered(answered));
+                let Some(vigil) = vigils.get_mut(&node) else { continue };
+                roster.judge(&node, vigil.answered(answered));
+                if answered {
+                    // It is there, and does not know that its packets are wanted.
+                    drop(wanted.remove(&node));
+                    match plane.want(&sessions.data, &node).await {
+                        Ok(subscriber) => drop(wanted.insert(node, subscriber)),
+                        Err(error) => tracing::debug!(%node, %error, "not asked for packets"),
+                    }
                 }
             }
             _ = hurried.tick() => {
@@ -152,16 +165,17 @@ pub(crate) async fn run(
                 let mut announced = roster.announced();
                 announced.retain(|node| *node != plane.node);
                 vigils.retain(|node, _| announced.contains(node));
+                wanted.retain(|node, _| announced.contains(node));
                 for node in announced {
                     let Ok(link) = link(&node) else { continue };
-                    if !vigils.contains_key(&node) {
+                    let vigil = vigils.entry(node.clone()).or_default();
+                    if vigil.is_news(link.last_heard().is_some()) {
                         tokio::spawn(get_to_know(Arc::clone(&link), Arc::clone(&plane)));
                     }
-                    let vigil = vigils.entry(node.clone()).or_default();
                     let finding = vigil.tick(link.last_heard());
                     ping(&link, &plane);
                     if finding == Finding::Ask {
-                        questions.spawn(alive::ask(session.clone(), plane.cluster.clone(), node));
+                        questions.spawn(alive::ask(sessions.control.clone(), plane.cluster.clone(), node));
                     } else {
                         roster.judge(&node, finding);
                     }

@@ -1,6 +1,6 @@
 //! Tensors and control messages between nodes over zenoh.
 //!
-//! Two planes share one zenoh session:
+//! There are two planes, each a zenoh session of its own:
 //!
 //! * the **data plane** carries tensors in single datagrams over UDP. Nothing is sent again by itself: a packet
 //!   arrives within a round trip or not at all, and whoever needs it asks again. It is synchronous: any thread
@@ -10,7 +10,7 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `halo/{cluster}/node/{node}/{session}` | liveliness token of a member |
+//! | `halo/{cluster}/node/{node}/{session}-{session}` | liveliness token of a member: its sessions for control and for packets |
 //! | `halo/{cluster}/alive/{node}` | whether a node is alive |
 //! | `halo/{cluster}/control/{node}/{operation}` | requests to a node |
 //! | `halo/{cluster}/bulk/{node}/{operation}` | requests that are answered with bytes |

@@ -11,6 +11,7 @@ use zenoh::sample::Locality;
 
 use crate::counters::LiveCounters;
 use crate::heartbeat::Pong;
+use crate::session::Sessions;
 use crate::{
     Estimate, FabricError, Header, Kind, LossEstimate, NodeId, SequenceTracker, TimeEstimate,
     Transport,
@@ -47,14 +48,13 @@ struct Observed {
 impl Link {
     /// Declares the publisher of one directed pair of nodes.
     pub(crate) fn open(
-        session: &zenoh::Session,
+        sessions: &Sessions,
         key: String,
         to: NodeId,
         tensors: Transport,
         counters: Arc<LiveCounters>,
     ) -> Result<Self, FabricError> {
-        // The reliability chooses the link: UDP or TCP.
-        let publisher = |reliability, congestion_control| {
+        let publisher = |session: &zenoh::Session, reliability, congestion_control| {
             session
                 .declare_publisher(key.clone())
                 .congestion_control(congestion_control)
@@ -67,10 +67,18 @@ impl Link {
         };
         let reliable = match tensors {
             Transport::Udp => None,
-            Transport::Tcp => Some(publisher(Reliability::Reliable, CongestionControl::Block)?),
+            Transport::Tcp => Some(publisher(
+                &sessions.control,
+                Reliability::Reliable,
+                CongestionControl::Block,
+            )?),
         };
         Ok(Self {
-            publisher: publisher(Reliability::BestEffort, CongestionControl::Drop)?,
+            publisher: publisher(
+                &sessions.data,
+                Reliability::BestEffort,
+                CongestionControl::Drop,
+            )?,
             reliable,
             to,
             // A random beginning, so that the other side can tell a restart of this node from a loss.

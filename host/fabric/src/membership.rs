@@ -1,7 +1,7 @@
 //! Who is in the cluster.
 //!
-//! A member holds a liveliness token `halo/{cluster}/node/{node}/{session}`. zenoh takes it away when the node closes,
-//! and when it has been silent for a lease. The session's number in the key shows when two nodes have one name.
+//! A member holds a liveliness token `halo/{cluster}/node/{node}/{sessions}`. zenoh takes it away when the node closes, and when its
+//! connection has gone. The numbers of its two sessions in the key show when two nodes have one name, and whose links are whose.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::Subscriber;
-use zenoh::qos::Reliability;
 use zenoh::sample::SampleKind;
-use zenoh::session::{LinkEventsListener, ZenohId};
+use zenoh::session::LinkEventsListener;
 
 use crate::config::LEASE_MS;
-use crate::roster::Roster;
+use crate::roster::{Holder, Roster};
+use crate::session::Sessions;
 use crate::{FabricConfig, FabricError, NodeId, linger};
 
 /// How long to wait for others' tokens when asking who has a name.
@@ -36,23 +36,36 @@ const GHOST_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
 pub(crate) struct Membership {
     cluster: String,
     node: NodeId,
-    session: ZenohId,
+    holder: Holder,
     members: watch::Receiver<BTreeSet<NodeId>>,
     token: Mutex<Option<LivelinessToken>>,
     /// Keeps the view up to date.
     _tokens: Subscriber<()>,
-    _links: LinkEventsListener<()>,
+    _links: [LinkEventsListener<()>; 2],
 }
 
 impl Membership {
     /// Begins to watch the cluster, and keeps the roster up to date from then on.
     pub(crate) async fn watch(
-        session: &zenoh::Session,
+        Sessions { control, data }: &Sessions,
         config: &FabricConfig,
         roster: &Arc<Roster>,
     ) -> Result<Self, FabricError> {
         let failed = |reason| FabricError::zenoh("watch the cluster's members", &reason);
-        let links = session
+        let connections = control
+            .info()
+            .link_events_listener()
+            .history(true)
+            .callback(|event| {
+                if event.kind() == SampleKind::Put
+                    && let Err(error) = linger::never()
+                {
+                    tracing::debug!(%error, "connections may linger");
+                }
+            })
+            .await
+            .map_err(failed)?;
+        let links = data
             .info()
             .link_events_listener()
             .history(true)
@@ -60,22 +73,15 @@ impl Membership {
                 // The session outlives what is told of its links.
                 let roster = Arc::downgrade(roster);
                 move |event| {
-                    let link = event.link();
-                    if link.reliability() != Some(Reliability::Reliable) {
-                        return;
-                    }
-                    let cut = event.kind() == SampleKind::Delete;
-                    if !cut && let Err(error) = linger::never() {
-                        tracing::debug!(%error, "connections may linger");
-                    }
                     if let Some(roster) = roster.upgrade() {
-                        roster.set_cut(&link.zid().to_string(), cut);
+                        let zid = event.link().zid().to_string();
+                        roster.set_linked(zid, event.kind() == SampleKind::Put);
                     }
                 }
             })
             .await
             .map_err(failed)?;
-        let tokens = session
+        let tokens = control
             .liveliness()
             .declare_subscriber(format!("halo/{}/node/*/*", config.cluster))
             .history(true)
@@ -96,11 +102,14 @@ impl Membership {
         Ok(Self {
             cluster: config.cluster.clone(),
             node: config.node.clone(),
-            session: session.zid(),
+            holder: Holder {
+                control: control.zid().to_string(),
+                data: data.zid().to_string(),
+            },
             members: roster.members(),
             token: Mutex::default(),
             _tokens: tokens,
-            _links: links,
+            _links: [connections, links],
         })
     }
 
@@ -124,14 +133,15 @@ impl Membership {
     }
 
     /// Becomes a member.
-    pub(crate) async fn announce(&self, session: &zenoh::Session) -> Result<(), FabricError> {
+    pub(crate) async fn announce(&self, sessions: &Sessions) -> Result<(), FabricError> {
+        let session = &sessions.control;
         if self.own_token().is_some() {
             return Ok(());
         }
         if !self.others_of_our_name(session).await?.is_empty() {
             return Err(self.name_taken());
         }
-        let key = format!("halo/{}/node/{}/{}", self.cluster, self.node, self.session);
+        let key = format!("halo/{}/node/{}/{}", self.cluster, self.node, self.holder);
         let token = session
             .liveliness()
             .declare_token(key)
@@ -140,8 +150,7 @@ impl Membership {
         // Two nodes may have announced themselves at once; then the one with the smaller session number stays.
         tokio::time::sleep(SETTLE).await;
         let others = self.others_of_our_name(session).await?;
-        let ours = self.session.to_string();
-        if others.iter().any(|other| *other < ours) {
+        if others.iter().any(|other| *other < self.holder) {
             return Err(self.name_taken());
         }
         *self.own_token() = Some(token);
@@ -152,7 +161,7 @@ impl Membership {
     async fn others_of_our_name(
         &self,
         session: &zenoh::Session,
-    ) -> Result<Vec<String>, FabricError> {
+    ) -> Result<Vec<Holder>, FabricError> {
         let key = format!("halo/{}/node/{}/*", self.cluster, self.node);
         let replies = session
             .liveliness()
@@ -160,7 +169,6 @@ impl Membership {
             .timeout(ASK_TIMEOUT)
             .await
             .map_err(|reason| FabricError::zenoh("ask who has this node's name", &reason))?;
-        let ours = self.session.to_string();
         let mut others = Vec::new();
         while let Ok(reply) = replies.recv_async().await {
             let holder = reply
@@ -170,7 +178,7 @@ impl Membership {
             others.extend(
                 holder
                     .map(|(_, holder)| holder)
-                    .filter(|holder| *holder != ours),
+                    .filter(|holder| *holder != self.holder),
             );
         }
         Ok(others)
@@ -188,10 +196,10 @@ impl Membership {
     }
 }
 
-/// The node and the session that a token's key names.
-fn parse_token(key: &str) -> Option<(NodeId, String)> {
+/// The node and the sessions that a token's key names.
+fn parse_token(key: &str) -> Option<(NodeId, Holder)> {
     let mut parts = key.rsplit('/');
-    let holder = parts.next()?.to_owned();
+    let holder = parts.next()?.parse().ok()?;
     let node = parts.next()?.parse().ok()?;
     Some((node, holder))
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use zenoh::pubsub::Subscriber;
 use zenoh::sample::Sample;
 
 use crate::counters::LiveCounters;
+use crate::session::Sessions;
 use crate::{
     FabricConfig, FabricError, FaultInjector, Kind, Link, NodeId, Packet, Transport, heartbeat,
 };
@@ -76,9 +78,36 @@ impl DataPlane {
         })
     }
 
-    /// The key expression of all packets to this node.
-    pub(crate) fn key_of_all(&self) -> String {
-        format!("halo/{}/data/{}/*", self.cluster, self.node)
+    /// Takes in packets to this node until the subscriber is dropped.
+    pub(crate) async fn subscribe(
+        self: &Arc<Self>,
+        session: &zenoh::Session,
+    ) -> Result<Subscriber<()>, FabricError> {
+        let plane = Arc::clone(self);
+        session
+            .declare_subscriber(self.key_from("*"))
+            .callback(move |sample| plane.take(&sample))
+            .await
+            .map_err(|reason| FabricError::zenoh("receive packets", &reason))
+    }
+
+    /// Says once more that packets from a node are wanted, until what is returned is dropped. Declarations over UDP may be lost as
+    /// anything else may. It takes in nothing itself, so that no packet is taken in twice.
+    pub(crate) async fn want(
+        &self,
+        session: &zenoh::Session,
+        from: &NodeId,
+    ) -> Result<Subscriber<()>, FabricError> {
+        session
+            .declare_subscriber(self.key_from(from.as_str()))
+            .callback(|_| ())
+            .await
+            .map_err(|reason| FabricError::zenoh("receive packets", &reason))
+    }
+
+    /// The key expression of packets to this node.
+    fn key_from(&self, from: &str) -> String {
+        format!("halo/{}/data/{}/{from}", self.cluster, self.node)
     }
 
     /// This node's clock.
@@ -87,11 +116,7 @@ impl DataPlane {
     }
 
     /// The link to a node, opened when it is first asked for.
-    pub(crate) fn link(
-        &self,
-        session: &zenoh::Session,
-        to: &NodeId,
-    ) -> Result<Arc<Link>, FabricError> {
+    pub(crate) fn link(&self, sessions: &Sessions, to: &NodeId) -> Result<Arc<Link>, FabricError> {
         if let Some(link) = self.known_link(to) {
             return Ok(link);
         }
@@ -112,7 +137,7 @@ impl DataPlane {
         }
         let key = format!("halo/{}/data/{to}/{}", self.cluster, self.node);
         let link = Link::open(
-            session,
+            sessions,
             key,
             to.clone(),
             self.tensors,

@@ -1,15 +1,42 @@
 //! Who is there: the nodes that hold a token, without those that have fallen silent.
 //!
-//! zenoh takes a dead node's token away when the last link to it has gone, and a link over UDP goes only when a lease has
-//! expired. A node whose reliable link has been cut and which says nothing any more is gone long before that.
+//! zenoh takes a node's token away when the connection to it has gone: because it has, or because a network that loses much has let
+//! nothing through for a while. As long as the link for packets holds, such a node is cut off rather than gone: it counts as long as it is heard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::NodeId;
 use crate::vigil::Finding;
+
+/// The two sessions of a node that holds a token.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Holder {
+    pub(crate) control: String,
+    pub(crate) data: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.control, self.data)
+    }
+}
+
+impl FromStr for Holder {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (control, data) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            control: control.to_owned(),
+            data: data.to_owned(),
+        })
+    }
+}
 
 /// A session's view of the cluster's members.
 #[derive(Debug)]
@@ -20,8 +47,10 @@ pub(crate) struct Roster {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The sessions that hold a token of a name, and whether the reliable link to each has gone.
-    holders: BTreeMap<NodeId, BTreeMap<String, bool>>,
+    /// Who holds a token of a name, and whether it is cut off: its token has gone, and the link for packets has not.
+    holders: BTreeMap<NodeId, BTreeMap<Holder, bool>>,
+    /// The sessions to which there are links for packets.
+    linked: BTreeSet<String>,
     /// Names whose holders neither say nor answer anything.
     silent: BTreeSet<NodeId>,
 }
@@ -39,13 +68,13 @@ impl Roster {
         self.members.subscribe()
     }
 
-    /// All that hold a token, silent or not.
+    /// All that hold a token or are cut off, silent or not.
     pub(crate) fn announced(&self) -> Vec<NodeId> {
         self.lock().holders.keys().cloned().collect()
     }
 
     /// A session has announced itself by a name.
-    pub(crate) fn announce(&self, node: &NodeId, holder: String) {
+    pub(crate) fn announce(&self, node: &NodeId, holder: Holder) {
         self.change(|state| {
             let holders = state.holders.entry(node.clone()).or_default();
             // Whoever begins anew is not silent.
@@ -58,17 +87,35 @@ impl Roster {
         });
     }
 
-    /// A session's token has gone.
-    pub(crate) fn withdraw(&self, node: &NodeId, holder: &str) {
+    /// A token has gone.
+    pub(crate) fn withdraw(&self, node: &NodeId, holder: &Holder) {
         self.change(|state| {
-            let Some(holders) = state.holders.get_mut(node) else {
+            let State {
+                holders, linked, ..
+            } = state;
+            let Some(holders) = holders.get_mut(node) else {
                 return;
             };
-            holders.remove(holder);
-            if holders.is_empty() {
-                state.holders.remove(node);
-                state.silent.remove(node);
+            match holders.get_mut(holder) {
+                Some(cut) if linked.contains(&holder.data) => *cut = true,
+                _ => drop(holders.remove(holder)),
             }
+            state.forget_the_gone();
+        });
+    }
+
+    /// The link for packets to a session has come, or gone.
+    pub(crate) fn set_linked(&self, session: String, linked: bool) {
+        self.change(|state| {
+            if linked {
+                state.linked.insert(session);
+                return;
+            }
+            state.linked.remove(&session);
+            for holders in state.holders.values_mut() {
+                holders.retain(|holder, cut| !*cut || holder.data != session);
+            }
+            state.forget_the_gone();
         });
     }
 
@@ -89,16 +136,7 @@ impl Roster {
         }
     }
 
-    /// The reliable link to a session has gone, or come.
-    pub(crate) fn set_cut(&self, session: &str, cut: bool) {
-        for holders in self.lock().holders.values_mut() {
-            if let Some(holder) = holders.get_mut(session) {
-                *holder = cut;
-            }
-        }
-    }
-
-    /// Whether the reliable links to all sessions of a name have gone.
+    /// Whether all that hold a name are cut off.
     pub(crate) fn is_cut(&self, node: &NodeId) -> bool {
         let state = self.lock();
         let holders = state.holders.get(node);
@@ -123,6 +161,21 @@ impl Roster {
     }
 }
 
+impl State {
+    /// Forgets names that nobody holds.
+    fn forget_the_gone(&mut self) {
+        let Self {
+            holders, silent, ..
+        } = self;
+        holders.retain(|node, holders| {
+            if holders.is_empty() {
+                silent.remove(node);
+            }
+            !holders.is_empty()
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,12 +186,16 @@ mod tests {
         members.iter().map(ToString::to_string).collect()
     }
 
+    fn holder(number: u32) -> Holder {
+        format!("{number}-d{number}").parse().unwrap()
+    }
+
     #[test]
     fn the_silent_are_left_out_until_they_are_heard_or_begin_anew() {
         let roster = Roster::new();
         let (a, b): (NodeId, NodeId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        roster.announce(&a, "1".into());
-        roster.announce(&b, "2".into());
+        roster.announce(&a, holder(1));
+        roster.announce(&b, holder(2));
         assert_eq!(names(&roster), ["a", "b"]);
         roster.judge(&a, Finding::Silent);
         assert_eq!(names(&roster), ["b"]);
@@ -146,32 +203,44 @@ mod tests {
         roster.judge(&a, Finding::Alive);
         assert_eq!(names(&roster), ["a", "b"]);
         roster.judge(&a, Finding::Silent);
-        roster.announce(&a, "1".into());
+        roster.announce(&a, holder(1));
         assert_eq!(names(&roster), ["b"], "a token told of twice is no life");
-        roster.announce(&a, "3".into());
+        roster.announce(&a, holder(3));
         assert_eq!(names(&roster), ["a", "b"]);
-        roster.withdraw(&a, "1");
-        roster.withdraw(&a, "3");
+        roster.withdraw(&a, &holder(1));
+        roster.withdraw(&a, &holder(3));
         roster.judge(&a, Finding::Silent);
-        roster.withdraw(&a, "3");
-        roster.announce(&a, "4".into());
+        roster.withdraw(&a, &holder(3));
+        roster.announce(&a, holder(4));
         assert_eq!(names(&roster), ["a", "b"]);
     }
 
     #[test]
-    fn a_name_is_cut_off_when_all_its_sessions_are() {
+    fn who_is_cut_off_counts_until_it_is_silent_or_its_link_goes() {
         let roster = Roster::new();
         let a: NodeId = "a".parse().unwrap();
-        roster.set_cut("1", true);
-        assert!(!roster.is_cut(&a), "nobody has that name");
-        roster.announce(&a, "1".into());
+        roster.announce(&a, holder(1));
+        roster.set_linked("d1".into(), true);
         assert!(!roster.is_cut(&a));
-        roster.announce(&a, "2".into());
-        roster.set_cut("1", true);
-        assert!(!roster.is_cut(&a));
-        roster.withdraw(&a, "2");
+        roster.withdraw(&a, &holder(1));
         assert!(roster.is_cut(&a));
-        roster.set_cut("1", false);
-        assert!(!roster.is_cut(&a));
+        assert_eq!(names(&roster), ["a"]);
+        roster.judge(&a, Finding::Silent);
+        assert_eq!(names(&roster), [""; 0]);
+        roster.judge(&a, Finding::Alive);
+        roster.announce(&a, holder(1));
+        assert!(!roster.is_cut(&a), "it is back");
+        roster.withdraw(&a, &holder(1));
+        roster.announce(&a, holder(2));
+        assert!(!roster.is_cut(&a), "another has its name");
+        roster.set_linked("d1".into(), false);
+        roster.withdraw(&a, &holder(2));
+        assert_eq!(roster.announced(), [], "there was no link to it");
+        // One whose link goes first is gone when its token is.
+        roster.announce(&a, holder(1));
+        roster.set_linked("d1".into(), false);
+        assert_eq!(names(&roster), ["a"]);
+        roster.withdraw(&a, &holder(1));
+        assert_eq!(names(&roster), [""; 0]);
     }
 }

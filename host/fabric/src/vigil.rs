@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-/// Heartbeats without a word after which a node that has also cut the reliable link is dead: what ends a process closes its
+/// Heartbeats without a word after which a node whose connection has gone is dead: what ends a process closes its
 /// connections, but those are closed as well when only the network between is disturbed. They follow one another more quickly.
 const SILENT_IF_CUT: u32 = 6;
 
@@ -31,9 +31,11 @@ pub(crate) struct Vigil {
     last_heard: Option<Instant>,
     /// Heartbeats since.
     quiet: u32,
-    /// Heartbeats since, and since the reliable link to it has gone.
+    /// Heartbeats since, and since the connection to it has gone.
     quiet_and_cut: u32,
     asking: bool,
+    /// Whether it was there at the last heartbeat, and whether it had been heard.
+    known: Option<bool>,
 }
 
 impl Vigil {
@@ -51,7 +53,12 @@ impl Vigil {
         }
     }
 
-    /// A heartbeat of those has passed that go to a node while the reliable link to it has gone.
+    /// Whether the node is new, or has been heard for the first time.
+    pub(crate) fn is_news(&mut self, heard: bool) -> bool {
+        self.known.replace(heard) < Some(heard)
+    }
+
+    /// A heartbeat of those has passed that go to a node while the connection to it has gone.
     pub(crate) fn tick_if_cut(&mut self, last_heard: Option<Instant>) -> Finding {
         if self.hears(last_heard) {
             return Finding::Alive;
@@ -119,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_enough_where_the_reliable_link_is_cut() {
+    fn silence_is_enough_where_the_connection_is_cut() {
         let mut vigil = Vigil::default();
         let now = Instant::now();
         assert_eq!(vigil.tick_if_cut(Some(now)), Finding::Alive, "it is heard");

@@ -33,6 +33,9 @@ use crate::watch::Seen;
 /// A node that is alive answers a question about itself well within this.
 const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a new node's link for packets may take: at 20 % loss each way, a handshake over UDP fails six times in ten.
+const HEARD_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often suspected nodes are asked whether they are back, and, while tokens flow, whether the others are what they were.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -264,9 +267,11 @@ impl Planner {
             known.asked.insert(node.clone());
             let fabric = self.fabric.clone();
             known.questions.spawn(async move {
-                let answer = fabric
-                    .call::<_, Profile>(&node, PROFILE, &(), PROFILE_PATIENCE)
-                    .await;
+                let answer = if fabric.hears(&node, HEARD_PATIENCE).await {
+                    fabric.call(&node, PROFILE, &(), PROFILE_PATIENCE).await
+                } else {
+                    Err(CallError::Unheard { node: node.clone() })
+                };
                 (node, answer)
             });
         }
@@ -297,8 +302,12 @@ impl Planner {
                 known.profiles.insert(node, profile);
             }
             Err(error) => {
-                debug!(%node, "no profile: {error}");
-                known.suspects.insert(node);
+                // Once: a suspect is asked again and again.
+                if known.suspects.insert(node) && matches!(error, CallError::Unheard { .. }) {
+                    warn!("{error}");
+                } else {
+                    debug!("no profile: {error}");
+                }
             }
         }
     }

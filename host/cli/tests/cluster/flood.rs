@@ -17,7 +17,7 @@ const LIMIT: u64 = 64 << 20;
 
 /// A peer of zenoh's that is no node, connected to some.
 fn stranger(addresses: &[String]) -> zenoh::Session {
-    let endpoints: Vec<String> = addresses.iter().map(|a| format!("tcp/{a}")).collect();
+    let endpoints: Vec<String> = addresses.iter().map(|a| format!("udp/{a}")).collect();
     let mut config = zenoh::Config::default();
     for (key, value) in [
         ("mode", "\"peer\"".to_owned()),

@@ -286,7 +286,7 @@ async fn bytes_that_are_no_packets_are_counted() {
         })
         .unwrap();
 
-    let stranger = raw_peer(port).await;
+    let stranger = raw_peer("udp", port).await;
     let (header, body) = large_packet();
     let good = header.write(1, &body).unwrap();
     let mut wrong_version = good.clone();

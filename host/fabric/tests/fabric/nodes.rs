@@ -43,14 +43,17 @@ pub(crate) async fn member(config: FabricConfig) -> Fabric {
     fabric
 }
 
-/// A peer of zenoh's that is no node, connected to a port.
-pub(crate) async fn raw_peer(port: u16) -> zenoh::Session {
+/// A peer of zenoh's that is no node, connected to a port over TCP or UDP.
+pub(crate) async fn raw_peer(protocol: &str, port: u16) -> zenoh::Session {
     let mut config = zenoh::Config::default();
     for (key, value) in [
         ("mode", "\"peer\"".to_owned()),
         ("listen/endpoints", "[]".to_owned()),
         ("scouting/multicast/enabled", "false".to_owned()),
-        ("connect/endpoints", format!("[\"tcp/127.0.0.1:{port}\"]")),
+        (
+            "connect/endpoints",
+            format!("[\"{protocol}/127.0.0.1:{port}\"]"),
+        ),
     ] {
         config.insert_json5(key, &value).unwrap();
     }

@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::nodes::{PATIENCE, config, free_port, id, large_packet, member, sees, until};
 use halo_fabric::{Call, Fabric, HandlerFuture, Header, Kind, Mode};
@@ -13,20 +13,30 @@ use halo_fabric::{Call, Fabric, HandlerFuture, Header, Kind, Mode};
 struct Passed {
     datagrams: AtomicUsize,
     largest: AtomicUsize,
+    /// When the last datagram of the first handshake came.
+    linked: OnceLock<Instant>,
 }
 
-/// A relay between one UDP client and a server, which counts.
-fn relay(server: u16) -> (u16, Arc<Passed>) {
+impl Passed {
+    /// Counts a datagram. False if it is lost: those are that come for so long after a link was made.
+    fn passes(&self, bytes: usize, lost: Duration) -> bool {
+        let number = self.datagrams.fetch_add(1, Ordering::Relaxed) + 1;
+        self.largest.fetch_max(bytes, Ordering::Relaxed);
+        number <= HANDSHAKE || self.linked.get_or_init(Instant::now).elapsed() >= lost
+    }
+}
+
+/// Datagrams with which zenoh makes a link.
+const HANDSHAKE: usize = 4;
+
+/// A relay between one UDP client and a server, which counts, and loses what comes for so long after a link was made.
+fn relay(server: u16, lost: Duration) -> (u16, Arc<Passed>) {
     let front = UdpSocket::bind("127.0.0.1:0").unwrap();
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(("127.0.0.1", server)).unwrap();
     let port = front.local_addr().unwrap().port();
     let passed = Arc::new(Passed::default());
     let client = Arc::new(Mutex::new(None::<SocketAddr>));
-    let count = |passed: &Passed, bytes: usize| {
-        passed.datagrams.fetch_add(1, Ordering::Relaxed);
-        passed.largest.fetch_max(bytes, Ordering::Relaxed);
-    };
     std::thread::spawn({
         let (front, back) = (front.try_clone().unwrap(), back.try_clone().unwrap());
         let (client, passed) = (Arc::clone(&client), Arc::clone(&passed));
@@ -34,8 +44,9 @@ fn relay(server: u16) -> (u16, Arc<Passed>) {
             let mut buffer = [0; 65_536];
             while let Ok((bytes, from)) = front.recv_from(&mut buffer) {
                 *client.lock().unwrap() = Some(from);
-                count(&passed, bytes);
-                drop(back.send(&buffer[..bytes]));
+                if passed.passes(bytes, lost) {
+                    drop(back.send(&buffer[..bytes]));
+                }
             }
         }
     });
@@ -45,8 +56,9 @@ fn relay(server: u16) -> (u16, Arc<Passed>) {
             let mut buffer = [0; 65_536];
             while let Ok(bytes) = back.recv(&mut buffer) {
                 let client = *client.lock().unwrap();
-                count(&passed, bytes);
-                if let Some(client) = client {
+                if passed.passes(bytes, lost)
+                    && let Some(client) = client
+                {
                     drop(front.send_to(&buffer[..bytes], client));
                 }
             }
@@ -62,7 +74,7 @@ fn echo(call: Call) -> HandlerFuture {
 #[tokio::test(flavor = "multi_thread")]
 async fn tensors_go_over_udp_in_one_datagram_and_control_over_tcp() {
     let port = free_port();
-    let (relayed, passed) = relay(port);
+    let (relayed, passed) = relay(port, Duration::ZERO);
     // Names and cluster as long as they may be, for the longest keys.
     let names = ["a".repeat(63), "b".repeat(63)];
     let mut configs = [
@@ -120,6 +132,25 @@ async fn tensors_go_over_udp_in_one_datagram_and_control_over_tcp() {
     assert!(meanwhile < 500, "{meanwhile} datagrams during a call");
 }
 
+/// What a session declares when a link comes up is told over that link, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_hear_each_other_though_all_declarations_were_lost() {
+    let port = free_port();
+    let (relayed, passed) = relay(port, Duration::from_millis(500));
+    let a = member(config("a", port, &[])).await;
+    let mut settings = config("b", free_port(), &[]);
+    settings.listen = vec![format!("tcp/127.0.0.1:{}?rel=1", free_port())];
+    settings.connect = vec![
+        format!("tcp/127.0.0.1:{port}?rel=1"),
+        format!("udp/127.0.0.1:{relayed}?rel=0"),
+    ];
+    let b = member(settings).await;
+    assert!(a.hears(b.node(), PATIENCE).await);
+    assert!(b.hears(a.node(), PATIENCE).await);
+    let linked = passed.linked.get().expect("a link");
+    assert!(linked.elapsed() > Duration::from_millis(500));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_router_meet() {
     let port = free_port();
@@ -131,7 +162,6 @@ async fn clients_of_a_router_meet() {
             format!("[\"tcp/127.0.0.1:{port}?rel=1\", \"udp/127.0.0.1:{port}?rel=0\"]"),
         ),
         ("scouting/multicast/enabled", "false".to_owned()),
-        ("transport/unicast/max_links", "2".to_owned()),
     ] {
         settings.insert_json5(key, &value).unwrap();
     }
