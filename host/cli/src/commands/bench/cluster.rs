@@ -57,6 +57,7 @@ impl ClusterOptions {
             parallel: Vec::new(),
             repeat: 1,
             no_products: true,
+            any_core: true,
         };
         let spinner = progress::spinner(output, "looking for workers");
         let node = Node::start(&config, package, false).await?;

@@ -54,6 +54,10 @@ pub(super) struct Wanted {
     /// Leave out the matrix products alone, which take the memory of the weights a second time
     #[arg(long, conflicts_with = "cluster")]
     pub(super) no_products: bool,
+
+    /// Compute on any core, as the leader of a cluster does that is compared with
+    #[arg(long, hide = true)]
+    pub(super) any_core: bool,
 }
 
 impl Wanted {
@@ -82,6 +86,7 @@ impl Wanted {
             )
             .args(["--repeat", &self.repeat.to_string()])
             .args(self.no_products.then_some("--no-products"))
+            .args(self.any_core.then_some("--any-core"))
             .args(global.json.then_some("--json"))
             .arg("--")
             .arg(package.dir())
@@ -113,7 +118,9 @@ impl Wanted {
         output: &Output,
     ) -> Result<Run> {
         // Before there are other threads, which have the affinity of the one that starts them.
-        pin(threads)?;
+        if !self.any_core {
+            pin(threads)?;
+        }
         let bar = progress::bar(output, &format!("measuring with {threads} threads"), 0);
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
