@@ -1,5 +1,7 @@
 //! Options that several commands have, and how they and the configuration file come together.
 
+mod lead;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,6 +11,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use halo_fabric::{self as fabric, Encoding, Loss, Mode};
 use halo_runtime::{AttentionPlace, Concealment, Config, SyncMode};
+
+pub(crate) use lead::LeadOptions;
 
 /// Options of every command.
 #[derive(Debug, Args)]

@@ -3,11 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use clap::error::ErrorKind;
 use halo_engine::{Engine, EngineOptions, packed_backbone_bytes};
 use halo_fabric::{NodeId, Transport};
 use halo_models::Package;
@@ -19,10 +17,7 @@ use owo_colors::OwoColorize;
 use serde::{Deserialize, Serialize};
 
 use crate::model_path;
-use crate::options::{
-    Attention, Global, ModelOption, NetworkOptions, ResourceOptions, StartOption, SyncOptions,
-    TestingOptions, at_least_one,
-};
+use crate::options::{Global, LeadOptions, ModelOption, ResourceOptions, StartOption};
 use crate::output::{self, Output};
 use crate::progress;
 use crate::trace::TraceFile;
@@ -33,38 +28,6 @@ pub(crate) struct SessionOptions {
     #[command(flatten)]
     model: ModelOption,
 
-    /// Lead the cluster of this name
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
-
-    /// Wait for this many workers before beginning
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "cluster", value_parser = at_least_one())]
-    workers: usize,
-
-    /// Give up if they are not there after this many seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 10,
-        requires = "cluster"
-    )]
-    patience: u64,
-
-    /// Scheduler to begin with: a policy's name, or `built-in` [default: the cluster's, or scheduler-halo]
-    #[arg(long, value_name = "POLICY")]
-    scheduler: Option<String>,
-
-    /// Predictor to begin with [default: the cluster's, or predictor-probe]
-    #[arg(long, value_name = "POLICY")]
-    predictor: Option<String>,
-
-    /// Where attention is computed [default: auto]
-    #[arg(long, value_enum)]
-    attention: Option<Attention>,
-
-    #[command(flatten)]
-    sync: SyncOptions,
-
     #[command(flatten)]
     resources: ResourceOptions,
 
@@ -72,10 +35,7 @@ pub(crate) struct SessionOptions {
     start: StartOption,
 
     #[command(flatten)]
-    network: NetworkOptions,
-
-    #[command(flatten)]
-    testing: TestingOptions,
+    lead: LeadOptions,
 }
 
 /// What `--json` prints of generations, one to a line.
@@ -97,24 +57,9 @@ impl SessionOptions {
     /// The configuration with what was given on the command line. Ends the process as clap does if that contradicts itself.
     pub(crate) fn config(&self, command: &str, global: &Global) -> Result<Config> {
         let mut config = global.config()?;
-        self.network.apply(&mut config, self.cluster.as_deref());
-        self.sync.apply(&mut config);
-        self.testing.apply(&mut config);
-        config.policy.scheduler = self.scheduler.clone().or(config.policy.scheduler);
-        config.policy.predictor = self.predictor.clone().or(config.policy.predictor);
-        if let Some(attention) = self.attention {
-            config.policy.attention = attention.into();
-        }
+        self.lead.apply(command, &mut config);
         self.resources.apply(&mut config);
         config.start = self.start.start.or(config.start);
-        // A worker may run on this machine under the host's name.
-        config.name.get_or_insert_with(|| {
-            format!("{:.40}-run-{}", cluster::host_name(), std::process::id())
-        });
-        if self.cluster.is_none() && self.network.is_given() {
-            let problem = "options of the network need --cluster NAME; without it the whole model runs on this machine";
-            crate::usage_error(command, ErrorKind::MissingRequiredArgument, problem);
-        }
         Ok(config)
     }
 
@@ -130,7 +75,7 @@ impl SessionOptions {
         package: &Package,
         request: &Request,
     ) -> Result<()> {
-        let weights = match self.cluster {
+        let weights = match self.lead.cluster {
             // How many of the groups will be this machine's is not known yet.
             Some(_) => packed_backbone_bytes(package),
             None => alone(config).weights(package),
@@ -146,11 +91,9 @@ impl SessionOptions {
         output: &Output,
     ) -> Result<Session> {
         let spinner = progress::spinner(output, &format!("loading {}", package.name()));
-        let (generator, node) = if self.cluster.is_some() {
+        let (generator, node) = if self.lead.cluster.is_some() {
             let node = Node::start(&config, &package, false).await?;
-            let (generator, plan) = node
-                .lead(self.workers, Duration::from_secs(self.patience))
-                .await?;
+            let (generator, plan) = node.lead(self.lead.workers, self.lead.patience()).await?;
             spinner.finish_and_clear();
             ready(&plan, &config, output)?;
             (generator, Some(node))
@@ -282,21 +225,26 @@ fn ready(plan: &Plan, config: &Config, output: &Output) -> Result<()> {
         .iter()
         .map(|(node, share)| format!("{node} {}", output::percent(*share)))
         .collect();
-    let mode = match (config.testing.transport, config.sync.mode) {
-        (Transport::Tcp, _) => "over TCP",
-        (Transport::Udp, SyncMode::Strict) => "strict",
-        (Transport::Udp, SyncMode::Relaxed) => "relaxed",
-        (Transport::Udp, SyncMode::LikeTcp) => "like TCP",
-    };
     output.note(
         format!(
-            "{} {mode}; neuron groups: {}",
+            "{} {}; neuron groups: {}",
             config.network.cluster.bold(),
+            mode(config),
             shares.join(", ")
         )
         .dimmed(),
     );
     Ok(())
+}
+
+/// How rounds are synchronised, in a word.
+pub(crate) fn mode(config: &Config) -> &'static str {
+    match (config.testing.transport, config.sync.mode) {
+        (Transport::Tcp, _) => "over TCP",
+        (Transport::Udp, SyncMode::Strict) => "strict",
+        (Transport::Udp, SyncMode::Relaxed) => "relaxed",
+        (Transport::Udp, SyncMode::LikeTcp) => "like TCP",
+    }
 }
 
 /// The line under a generated text.

@@ -249,6 +249,27 @@ async fn bench_with_more_threads_than_cores() {
 }
 
 #[tokio::test]
+async fn bench_of_a_cluster_without_workers() {
+    let home = Home::new();
+    let cluster = ["--no-scouting", "--cluster", "no-workers"];
+    let arguments = [&["bench", TINY, "--patience", "1"], &cluster[..]].concat();
+    assert_message!(home, home.halo(&arguments));
+}
+
+#[tokio::test]
+async fn bench_of_a_cluster_with_options_of_another_measurement() {
+    let home = Home::new();
+    let cluster = ["bench", TINY, "--cluster", "home"];
+    let with = |more: &[&'static str]| [&cluster[..], more].concat();
+    assert_message!(home, home.halo(&with(&["--context", "7"])));
+    assert_message!(home, home.halo(&with(&["--threads", "1,1"])));
+    assert_message!(
+        home,
+        home.halo(&["bench", TINY, "--scheduler", "scheduler-even"])
+    );
+}
+
+#[tokio::test]
 async fn bench_says_once_what_its_measuring_process_says() {
     let home = Home::new();
     assert_message!(home, home.bare(&["bench", TINY, "--threads", "1"]));

@@ -154,6 +154,17 @@ pub enum NodeError {
         /// What to do.
         advice: String,
     },
+    /// Workers were chosen, and are not all there, or do not take a part.
+    #[error(
+        "there is no placement on {} after {seconds} s; `halo status` says which of them are there, and their own logs why they take no part",
+        chosen(.workers)
+    )]
+    NotPlaced {
+        /// Those that were chosen.
+        workers: Vec<NodeId>,
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// Nodes send tensors over different things.
     #[error("{0}")]
     MixedTransports(String),
@@ -177,6 +188,13 @@ fn too_few(wanted: usize) -> String {
     match wanted {
         1 => "no worker".into(),
         wanted => format!("fewer than {wanted} workers"),
+    }
+}
+
+fn chosen(workers: &[NodeId]) -> String {
+    match workers {
+        [] => "the leader alone".into(),
+        workers => names(workers),
     }
 }
 

@@ -23,6 +23,8 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) alive: BTreeSet<NodeId>,
+    /// Workers that were chosen to have a part. `None`: all of them.
+    pub(crate) chosen: Option<BTreeSet<NodeId>>,
     pub(crate) profiles: BTreeMap<NodeId, Profile>,
     /// Nodes that are alive by their liveliness token but do not answer. They are asked until they do.
     pub(crate) suspects: BTreeSet<NodeId>,
@@ -51,7 +53,9 @@ pub(crate) struct Known {
 impl Known {
     /// Whether a node cannot have a part in a placement.
     pub(crate) fn is_out(&self, node: &NodeId) -> bool {
+        let chosen = self.chosen.as_ref();
         !self.alive.contains(node)
+            || chosen.is_some_and(|chosen| !chosen.contains(node))
             || self.suspects.contains(node)
             || self
                 .unwilling

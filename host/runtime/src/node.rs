@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::assignments::Assignments;
+use crate::chosen::Chosen;
 use crate::config::{Config, SyncMode};
 use crate::error::{GenerationError, NodeError};
 use crate::generating::Account;
@@ -50,6 +51,8 @@ pub struct Node {
     taker: Taker,
     /// What it has planned, if it leads.
     planned: Arc<Mutex<Option<Planned>>>,
+    /// Whom it may count on in that.
+    chosen: Chosen,
     /// What it generates, if it leads.
     account: Account,
     stop: watch::Sender<bool>,
@@ -134,6 +137,7 @@ impl Node {
             leading,
             taker,
             planned,
+            chosen: Chosen::default(),
             account,
             stop,
             _receiver: receiver,
@@ -185,7 +189,7 @@ impl Node {
             planned: Arc::clone(&self.planned),
             minimum: workers.max(1),
         };
-        tokio::spawn(planner.run(suspicions, self.stop.subscribe()));
+        tokio::spawn(planner.run(suspicions, self.chosen.follow(), self.stop.subscribe()));
         let waiting = Arc::clone(&slot);
         let first = tokio::task::spawn_blocking(move || waiting.wait(patience))
             .await
@@ -218,6 +222,26 @@ impl Node {
                 .map_err(|e| NodeError::Task(e.to_string()))??,
             plan,
         ))
+    }
+
+    /// Has what this node leads be computed by these workers and no others from now on, and gives the placement once there is one. The
+    /// generation is on it with its next round. A scheduler may still leave everything with the leader.
+    ///
+    /// # Errors
+    ///
+    /// There is none within `patience`: this node does not lead, or a worker is not there or takes no part.
+    pub async fn count_on(
+        &self,
+        workers: BTreeSet<NodeId>,
+        patience: Duration,
+    ) -> Result<Planned, NodeError> {
+        self.chosen.choose(workers, &self.planned, patience).await
+    }
+
+    /// What this node has planned last, if it leads.
+    pub fn planned(&self) -> Option<Planned> {
+        let planned = self.planned.lock();
+        planned.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where packets for what this node leads arrive from now on.

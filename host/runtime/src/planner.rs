@@ -69,12 +69,14 @@ impl Planner {
     pub(crate) async fn run(
         self,
         mut suspicions: mpsc::UnboundedReceiver<NodeId>,
+        mut chosen: watch::Receiver<Option<BTreeSet<NodeId>>>,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut members = self.fabric.members();
         let mut changes = self.policies.changes();
         let mut known = Known {
             alive: members.borrow_and_update().clone(),
+            chosen: chosen.borrow_and_update().clone(),
             ..Known::default()
         };
         let mut attempt: Option<Attempt<'_>> = None;
@@ -97,6 +99,13 @@ impl Planner {
                     known.alive = members.borrow_and_update().clone();
                     known.forget_the_dead(&self.own.node);
                     due.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                changed = chosen.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    known.chosen.clone_from(&chosen.borrow_and_update());
+                    due.get_or_insert_with(Instant::now);
                 }
                 suspect = suspicions.recv() => {
                     let Some(suspect) = suspect else { return };

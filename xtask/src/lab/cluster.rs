@@ -60,16 +60,30 @@ impl Program {
             None => cargo::build("halo"),
         }
     }
+}
 
-    /// A model to measure with: this one, or random weights in the shape of a published one.
-    pub(super) fn package(&self, halo: &Path, model: Option<&Path>) -> Result<PathBuf> {
-        if let Some(model) = model {
-            return Ok(model.to_owned());
+/// What runs where speed is measured: what the model writes does not matter, so its weights may be random.
+#[derive(Debug, clap::Args)]
+pub(super) struct Subject {
+    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    program: Program,
+}
+
+impl Subject {
+    /// The program, and the model that it runs.
+    pub(super) fn provide(&self) -> Result<(PathBuf, PathBuf)> {
+        let halo = self.program.provide()?;
+        if let Some(model) = &self.model {
+            return Ok((halo, model.clone()));
         }
         let folder = paths::data()?.join("lab");
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        peers::random_package(halo, SHAPE, None, &folder)
+        let model = peers::random_package(&halo, SHAPE, None, &folder)?;
+        Ok((halo, model))
     }
 }
 

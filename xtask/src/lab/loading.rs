@@ -1,7 +1,7 @@
 //! `cargo xtask lab loading`: how soon a model begins to write, and how fast one that does not fit the memory goes on.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::bytes;
 use super::cgroup::{Disk, Limit};
-use super::cluster::Program;
+use super::cluster::Subject;
 use super::condition::Condition;
 use super::measure::{self, Generation, Length};
 use super::network::{Lab, Name, Temporary};
@@ -41,16 +41,13 @@ pub(crate) struct Args {
         default_value = "220MB"
     )]
     memory: Vec<String>,
-    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
     #[command(flatten)]
     length: Length,
     /// How often each is measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
     rounds: u32,
     #[command(flatten)]
-    program: Program,
+    subject: Subject,
 }
 
 /// One start.
@@ -64,8 +61,7 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
-    let halo = args.program.provide()?;
-    let model = args.program.package(&halo, args.model.as_deref())?;
+    let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("loading"));
     let lab = Lab::up(&temporary.0, 1)?;
     let host = lab.host(1)?;

@@ -1,10 +1,8 @@
 //! `cargo xtask lab rounds`: what a round takes in which nothing is computed.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
-use super::cluster::{Cluster, Program, Transport};
+use super::cluster::{Cluster, Subject, Transport};
 use super::network::{Lab, Name, Temporary};
 use crate::cargo;
 
@@ -14,9 +12,6 @@ pub(crate) struct Args {
     /// Hosts: one leads, the others are workers.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=100))]
     hosts: u8,
-    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
     /// Rounds with each worker.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     rounds: u32,
@@ -24,12 +19,11 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    program: Program,
+    subject: Subject,
 }
 
 pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
-    let halo = args.program.provide()?;
-    let model = args.program.package(&halo, args.model.as_deref())?;
+    let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("rounds"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
     let cluster = Cluster::start(&lab, &halo, &model, Transport::Udp)?;

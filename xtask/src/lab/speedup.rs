@@ -3,7 +3,6 @@
 pub(super) mod table;
 
 use std::fs;
-use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Result;
@@ -11,7 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::cgroup::Limit;
-use super::cluster::{Cluster, Program, Transport};
+use super::cluster::{Cluster, Subject, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
@@ -35,9 +34,6 @@ pub(crate) struct Args {
     /// even if that is not faster.
     #[arg(long, value_name = "BYTES")]
     memory: Option<String>,
-    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
     /// Shares of packets to lose.
     #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = loss::share, default_value = "0,0.01,0.05,0.1,0.2")]
     loss: Vec<f64>,
@@ -64,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    program: Program,
+    subject: Subject,
 }
 
 /// How a generation is synchronised.
@@ -123,8 +119,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
-    let halo = args.program.provide()?;
-    let model = args.program.package(&halo, args.model.as_deref())?;
+    let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("speedup"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
     if let Some(share) = args.share {

@@ -1,13 +1,12 @@
 //! `cargo xtask lab swaps`: policies swapped while tokens flow.
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::cluster::{Cluster, Program, Transport};
+use super::cluster::{Cluster, Subject, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
@@ -34,13 +33,10 @@ pub(crate) struct Args {
     /// Share of packets to lose.
     #[arg(long, value_name = "SHARE", value_parser = loss::share, default_value = "0.1")]
     loss: f64,
-    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
     #[command(flatten)]
     length: Length,
     #[command(flatten)]
-    program: Program,
+    subject: Subject,
 }
 
 /// What was measured.
@@ -57,8 +53,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
-    let halo = args.program.provide()?;
-    let model = args.program.package(&halo, args.model.as_deref())?;
+    let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("swaps"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
     let cluster = Cluster::start(&lab, &halo, &model, Transport::Udp)?;

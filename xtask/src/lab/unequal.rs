@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Limit;
-use super::cluster::{Cluster, Program, Transport};
+use super::cluster::{Cluster, Subject, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
@@ -29,9 +28,6 @@ pub(crate) struct Args {
     /// Share of packets that the last host loses, of those that arrive.
     #[arg(long, value_name = "SHARE", value_parser = loss::share, default_value = "0")]
     loss: f64,
-    /// Model package [default: random weights in the shape of TinyLlama-1.1B].
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
     /// Schedulers to measure; the others are compared with the first.
     #[arg(
         long,
@@ -49,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    program: Program,
+    subject: Subject,
 }
 
 /// All that was measured, and under which conditions.
@@ -75,8 +71,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (shares, places) = fit(&args.shares, cores)
         .context("so small a share of so few cores cannot be given; ask for fewer hosts")?;
-    let halo = args.program.provide()?;
-    let model = args.program.package(&halo, args.model.as_deref())?;
+    let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("unequal"));
     let lab = Lab::up(&temporary.0, u8::try_from(shares.len())?)?;
     for ((host, share), core) in lab.hosts().iter().zip(&shares).zip(places) {

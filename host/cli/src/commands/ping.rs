@@ -98,7 +98,7 @@ impl Ping {
 }
 
 /// The same for people.
-fn table(pinged: &[(String, Pinged)]) -> String {
+pub(super) fn table(pinged: &[(String, Pinged)]) -> String {
     let head = [
         "node", "mean", "median", "95 %", "99 %", "longest", "zenoh", "asked", "loss",
     ];

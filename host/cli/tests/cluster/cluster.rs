@@ -259,7 +259,8 @@ impl Cluster {
         path
     }
 
-    fn memory(&self) -> u64 {
+    /// Bytes that each node has for neuron groups.
+    pub(crate) fn memory(&self) -> u64 {
         let all = self.setup.model.package().all_groups_bytes();
         (all as f64 * self.setup.memory) as u64
     }
@@ -370,6 +371,25 @@ impl Cluster {
         let pinged: Vec<NodePinged> =
             serde_json::from_slice(&output.stdout).expect("a list of nodes");
         pinged.into_iter().map(|p| (p.node, p.rounds)).collect()
+    }
+
+    /// What `halo bench` says of the model on the cluster, from twice so many tokens.
+    pub(crate) fn bench(&self, tokens: usize, options: &[&str]) -> String {
+        let workers = self.workers.len().to_string();
+        let mut command = halo(["bench", "--cluster", &self.name, "--name", LEADER]);
+        command.args(["--workers", &workers, "--patience", "60", "--no-scouting"]);
+        command.args(["--listen", &self.leader, "--threads", "1"]);
+        command.args(["--prompt", "12", "--repeat", "2"]);
+        command.args(["--tokens", &tokens.to_string()]);
+        command.args(["--loss", &self.setup.loss.to_string()]);
+        command.arg("--config").arg(self.config(LEADER));
+        for address in self.addresses() {
+            command.args(["--connect", &address]);
+        }
+        command.args(options).arg(self.setup.model.folder());
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// What `halo eval --json` says of the model, as the cluster computes it.

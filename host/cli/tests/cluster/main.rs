@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod bench;
 mod churn;
 mod cluster;
 mod faulty;

@@ -1,7 +1,7 @@
 use halo_models::{Package, Quantisation};
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Memory, PolicyTimings, Timing};
+use super::{Cluster, Machine, Memory, PolicyTimings, Timing};
 
 /// What a package does on a machine, with one number of threads after another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,8 +12,11 @@ pub struct Report {
     pub machine: Machine,
     /// What was measured.
     pub model: Model,
-    /// The measurements.
+    /// The measurements on this machine alone.
     pub runs: Vec<Run>,
+    /// Those on a cluster, which are made in place of the others. `None` in reports of versions that did not make them.
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
 }
 
 /// The package that was measured.

@@ -2,6 +2,7 @@
 
 use halo_eval::bench::{Report, Run, Timing};
 
+use super::spread;
 use crate::output;
 
 /// One figure of a run.
@@ -34,6 +35,10 @@ pub(super) fn show(report: &Report, before: Option<&Report>) -> String {
         text += &format!(", {}", run.onnxruntime);
     }
     text += "\n\n";
+    if let Some(cluster) = &report.cluster {
+        let before = before.and_then(|before| before.cluster.as_ref());
+        return text + &spread::show(cluster, before);
+    }
 
     let columns: Vec<Vec<Figure>> = (report.runs.iter())
         .map(|run| figures(report, run))
