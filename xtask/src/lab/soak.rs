@@ -8,6 +8,7 @@ mod schedule;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,7 @@ use crate::{cargo, paths, say};
 use generation::{Generation, Mode};
 use memory::Memory;
 use pauses::Pauses;
-use schedule::{Action, Kind, Schedule};
+use schedule::{Action, Fault, Kind, Schedule};
 
 /// Tokens of one generation.
 const TOKENS: usize = 384;
@@ -30,12 +31,19 @@ const TOKENS: usize = 384;
 /// Between two looks at the processes.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
+/// After which workers have forgotten a leader: ten seconds until they miss it, if the network is bad, and what they keep for it 15 to
+/// 30 s longer. And some looks at them then.
+const REST: Duration = Duration::from_secs(50);
+
 /// Generate text while hosts die, freeze, are cut off and come back, and while links lose more and less, and account for it.
 ///
 /// In a lab of its own, with a model with 32-bit weights, whose tokens do not depend on who computes what. The first host leads,
 /// one generation after the other, in turn strict and relaxed. Every token of a strict one must be the one that a single machine
 /// generates, every relaxed one must have all its tokens, no process may end by itself, and none may grow. The seed says what
 /// happens when; which packets are lost, the kernel decides.
+///
+/// After the first two generations and after the last nobody leads for 50 s. What the worker that is never killed takes then is
+/// compared.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long.
@@ -47,6 +55,9 @@ pub(crate) struct Args {
     /// Hosts: one leads, the others are workers. The last is never killed, so that what it takes can be watched.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=20))]
     hosts: u8,
+    /// Leave out what happens, to find out what something comes from.
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    without: Vec<Fault>,
     #[command(flatten)]
     program: Program,
 }
@@ -65,18 +76,20 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
         right: alone.tokens()?,
         lab: &lab,
         cluster: Cluster::start(&lab, &halo, &model, Transport::Udp)?,
-        schedule: Schedule::new(args.seed, args.hosts),
+        schedule: Schedule::new(args.seed, args.hosts, &args.without),
         begin: Instant::now(),
+        look: Instant::now(),
         memory: Memory::default(),
         pauses: Pauses::default(),
         tally: Tally::default(),
     };
     let end = soak.begin + Duration::from_secs(60 * args.minutes);
+    soak.generate_both()?;
+    soak.rest(args.hosts)?;
     while Instant::now() < end {
-        for mode in [Mode::Strict, Mode::Relaxed] {
-            soak.generate(mode)?;
-        }
+        soak.generate_both()?;
     }
+    soak.rest(args.hosts)?;
     soak.report(args)
 }
 
@@ -100,6 +113,8 @@ struct Soak<'a> {
     cluster: Cluster<'a>,
     schedule: Schedule,
     begin: Instant,
+    /// When to look at the processes next.
+    look: Instant,
     memory: Memory,
     pauses: Pauses,
     tally: Tally,
@@ -119,6 +134,11 @@ struct Tally {
 }
 
 impl Soak<'_> {
+    fn generate_both(&mut self) -> Result<()> {
+        self.generate(Mode::Strict)?;
+        self.generate(Mode::Relaxed)
+    }
+
     /// One generation, and what happens meanwhile.
     fn generate(&mut self, mode: Mode) -> Result<()> {
         // All but one may be away.
@@ -126,32 +146,50 @@ impl Soak<'_> {
         leader.args(["--sync", mode.name(), "--wire", "f32"]);
         leader.args(["--scheduler", "scheduler-even", "--patience", "60"]);
         let mut generation = Generation::start(leader, TOKENS)?;
-        let mut look = Instant::now();
-        loop {
-            let due = self.begin + self.schedule.due();
-            let running = generation.next(due.min(look))?;
-            let now = Instant::now();
-            if now >= due {
-                let (at, action) = self.schedule.take();
-                self.act(action)
-                    .with_context(|| format!("{at:.1?} after the beginning"))?;
-                if let Action::Begin(kind, _) = action {
-                    generation.disturbed(kind);
-                }
-            }
-            if now >= look {
-                look = now + LOOK_PERIOD;
-                for (host, process) in self.cluster.processes()? {
-                    self.memory.sample(host, process, self.begin.elapsed())?;
-                }
-                self.memory
-                    .sample(1, generation.process(), self.begin.elapsed())?;
-            }
-            if !running {
-                break;
-            }
+        while generation.next(self.next())? {
+            self.go_on(Some(&mut generation))?;
         }
         self.take(mode, &generation)
+    }
+
+    /// Nobody leads for a while. What the last host's worker takes then is noted.
+    fn rest(&mut self, host: u8) -> Result<()> {
+        say::step("Resting", format_args!("for {} s", REST.as_secs()));
+        let begin = self.begin.elapsed();
+        let end = Instant::now() + REST;
+        while Instant::now() < end {
+            let wait = self.next().min(end);
+            thread::sleep(wait.saturating_duration_since(Instant::now()));
+            self.go_on(None)?;
+        }
+        self.memory.rested(host, begin)
+    }
+
+    /// When there is something to do next.
+    fn next(&self) -> Instant {
+        let due = self.begin.checked_add(self.schedule.due());
+        due.map_or(self.look, |due| due.min(self.look))
+    }
+
+    /// Does what is due, and looks at the processes from time to time.
+    fn go_on(&mut self, mut generation: Option<&mut Generation>) -> Result<()> {
+        if self.begin.elapsed() >= self.schedule.due() {
+            let (at, action) = self.schedule.take();
+            self.act(action)
+                .with_context(|| format!("{at:.1?} after the beginning"))?;
+            if let (Action::Begin(kind, _), Some(generation)) = (action, &mut generation) {
+                generation.disturbed(kind);
+            }
+        }
+        let now = Instant::now();
+        if now >= self.look {
+            self.look = now + LOOK_PERIOD;
+            let leader = generation.map(|generation| (1, generation.process()));
+            for (host, process) in self.cluster.processes()?.into_iter().chain(leader) {
+                self.memory.sample(host, process, self.begin.elapsed())?;
+            }
+        }
+        Ok(())
     }
 
     fn act(&mut self, action: Action) -> Result<()> {

@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// What a process takes in its first seconds says little.
-const WARM_UP: f64 = 60.0;
-
-/// Growth over a whole soak that is none: what an allocator keeps for later differs by that much.
+/// Growth at rest that is none: what an allocator keeps for later differs by that much.
 const ALLOWED_MB: f64 = 8.0;
 
-/// What each host's processes took, one after the other.
+/// What each host's processes took.
+///
+/// What a worker takes at work says little of whether it grows: it follows how many leaders there have just been, and how many
+/// placements each of them made. So what is compared is what it takes when it has forgotten all of them.
 #[derive(Debug, Default)]
-pub(super) struct Memory(BTreeMap<u8, BTreeMap<u32, Vec<Sample>>>);
+pub(super) struct Memory {
+    /// By host and process.
+    samples: BTreeMap<u8, BTreeMap<u32, Vec<Sample>>>,
+    /// The host and the megabytes, whenever nobody had led for a while.
+    rests: Vec<(u8, f64)>,
+}
 
 /// Seconds since the beginning, and megabytes.
 type Sample = (f64, f64);
@@ -37,97 +42,92 @@ impl Memory {
         let kilobytes =
             anonymous.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
         if let Some(kilobytes) = kilobytes {
-            let processes = self.0.entry(host).or_default();
+            let processes = self.samples.entry(host).or_default();
             let samples = processes.entry(process).or_default();
             samples.push((at.as_secs_f64(), kilobytes * 1024.0 / 1e6));
         }
         Ok(())
     }
 
-    /// Prints what each host took. Fails if it grew.
-    pub(super) fn report(&self) -> Result<()> {
-        println!("memory of each host's processes, without mapped weights, in MB");
-        let mut grown = Vec::new();
-        for (host, processes) in &self.0 {
-            let mut points: Vec<Sample> = processes.values().flat_map(|p| points(p)).collect();
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let (Some((mean, slope)), [first, .., last]) = (line(&points), &points[..]) else {
-                continue;
-            };
-            let most = points.iter().map(|(_, mb)| *mb).fold(0.0, f64::max);
-            println!(
-                "  host {host}, {} processes: {mean:.1} on average, {most:.1} at most, {:+.2} a minute",
-                processes.len(),
-                slope * 60.0
-            );
-            let growth = slope * (last.0 - first.0);
-            if growth > ALLOWED_MB {
-                grown.push(format!("host {host} by {growth:.1} MB"));
-            }
-        }
-        ensure!(grown.is_empty(), "memory grew: {}", grown.join(", "));
+    /// Nobody has led since then, and for so long that the worker on this host has forgotten whoever did before.
+    pub(super) fn rested(&mut self, host: u8, since: Duration) -> Result<()> {
+        let samples = self
+            .samples
+            .get(&host)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        let least = samples
+            .flatten()
+            .filter(|(at, _)| *at >= since.as_secs_f64())
+            .map(|(_, mb)| *mb)
+            .min_by(f64::total_cmp);
+        let least = least.with_context(|| format!("there is no worker on host {host}"))?;
+        self.rests.push((host, least));
         Ok(())
     }
-}
 
-/// What counts of a process: all that it took once it had run for a while or, of one that did not, the most that it took.
-fn points(samples: &[Sample]) -> Vec<Sample> {
-    let Some((begin, _)) = samples.first() else {
-        return Vec::new();
-    };
-    let settled = samples.iter().filter(|(at, _)| *at >= begin + WARM_UP);
-    let settled: Vec<Sample> = settled.copied().collect();
-    if settled.is_empty() {
-        return samples
-            .iter()
-            .copied()
-            .max_by(|a, b| a.1.total_cmp(&b.1))
-            .into_iter()
-            .collect();
+    /// Prints what each host took. Fails if a worker took more at its last rest than at its first.
+    pub(super) fn report(&self) -> Result<()> {
+        println!("memory of each host's processes, without mapped weights, in MB");
+        for (host, processes) in &self.samples {
+            let all = processes.values().flatten().map(|(_, mb)| *mb);
+            let count = processes.values().map(Vec::len).sum::<usize>();
+            let mean = all.clone().sum::<f64>() / count.max(1) as f64;
+            let most = all.fold(0.0, f64::max);
+            let processes = processes.len();
+            println!(
+                "  host {host}, {processes} processes: {mean:.1} on average, {most:.1} at most"
+            );
+        }
+        let [(host, first), .., (_, last)] = &self.rests[..] else {
+            return Ok(());
+        };
+        println!("  host {host} at rest: {first:.1} at first, {last:.1} at the end");
+        let growth = last - first;
+        ensure!(
+            growth <= ALLOWED_MB,
+            "memory grew: host {host} by {growth:.1} MB"
+        );
+        Ok(())
     }
-    settled
-}
-
-/// The mean and the slope of the line that fits best.
-fn line(samples: &[Sample]) -> Option<(f64, f64)> {
-    let count = samples.len() as f64;
-    if samples.len() < 2 {
-        return None;
-    }
-    let mean = |of: fn(&(f64, f64)) -> f64| samples.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|s| s.0), mean(|s| s.1));
-    let spread: f64 = samples.iter().map(|s| (s.0 - x).powi(2)).sum();
-    let both: f64 = samples.iter().map(|s| (s.0 - x) * (s.1 - y)).sum();
-    (spread > 0.0).then(|| (y, both / spread))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn growth_is_a_slope() {
-        assert_eq!(line(&[(0.0, 5.0)]), None);
-        assert_eq!(
-            line(&[(0.0, 5.0), (2.0, 6.0), (4.0, 7.0)]),
-            Some((6.0, 0.5))
-        );
-        let rises = |mb: f64| {
-            let samples = (0..600).map(|s| (f64::from(s), 100.0 + f64::from(s) / 600.0 * mb));
-            Memory([(2, [(7, samples.collect())].into())].into()).report()
+    /// Two rests of half a minute, with work between them.
+    fn memory(first: f64, last: f64) -> Memory {
+        let take = |second| match second {
+            30..60 => first,
+            90.. => last,
+            _ => 70.0,
         };
-        rises(1.0).unwrap();
-        let error = rises(20.0).unwrap_err().to_string();
-        assert!(error.starts_with("memory grew: host 2 by 18.0"), "{error}");
+        // What was kept for a leader goes in time.
+        let samples =
+            (0..120).map(|s| (f64::from(s), take(s) + if s % 30 < 20 { 20.0 } else { 0.0 }));
+        let mut memory = Memory::default();
+        let of_host = memory.samples.entry(4).or_default();
+        of_host.insert(7, samples.collect());
+        for since in [30, 90] {
+            memory.rested(4, Duration::from_secs(since)).unwrap();
+        }
+        memory
     }
 
     #[test]
-    fn of_processes_that_end_soon_the_most_counts() {
-        assert_eq!(points(&[(3.0, 5.0), (4.0, 9.0), (5.0, 8.0)]), [(4.0, 9.0)]);
-        assert_eq!(
-            points(&[(3.0, 5.0), (62.0, 9.0), (64.0, 8.0)]),
-            [(64.0, 8.0)]
-        );
-        assert_eq!(points(&[]), []);
+    fn growth_is_what_is_left_at_rest() {
+        assert_eq!(memory(20.0, 25.0).rests, [(4, 20.0), (4, 25.0)]);
+        memory(20.0, 25.0).report().unwrap();
+        memory(25.0, 20.0).report().unwrap();
+        let error = memory(20.0, 29.5).report().unwrap_err().to_string();
+        assert_eq!(error, "memory grew: host 4 by 9.5 MB");
+    }
+
+    #[test]
+    fn whoever_is_not_there_cannot_rest() {
+        let mut memory = memory(20.0, 25.0);
+        assert!(memory.rested(2, Duration::ZERO).is_err());
+        assert!(memory.rested(4, Duration::from_secs(200)).is_err());
     }
 }

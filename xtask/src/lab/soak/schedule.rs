@@ -1,7 +1,7 @@
 //! What happens to the hosts when, from a seed.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +10,19 @@ use rand::{RngExt as _, SeedableRng as _};
 
 /// Shares of packets that links lose, one after the other.
 const LOSSES: [f64; 5] = [0.0, 0.01, 0.05, 0.1, 0.2];
+
+/// What can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Fault {
+    /// Workers are killed.
+    Kill,
+    /// Workers are stopped.
+    Freeze,
+    /// Links go.
+    Cut,
+    /// Packets are lost.
+    Loss,
+}
 
 /// What can happen to a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +36,20 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Kill, Self::Freeze, Self::Cut];
+    const ALL: [(Self, Fault); 3] = [
+        (Self::Kill, Fault::Kill),
+        (Self::Freeze, Fault::Freeze),
+        (Self::Cut, Fault::Cut),
+    ];
+
+    /// What can happen to a host's worker, without some of it.
+    fn of(host: u8, last_host: u8, without: &[Fault]) -> Vec<Self> {
+        let all = Self::ALL.iter();
+        let left = all.filter(|(_, fault)| !without.contains(fault));
+        left.map(|(kind, _)| *kind)
+            .filter(|kind| host != last_host || *kind != Self::Kill)
+            .collect()
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -58,20 +84,27 @@ impl fmt::Display for Action {
 /// All that happens, without an end. To one host one thing happens at a time.
 pub(super) struct Schedule {
     random: Xoshiro256PlusPlus,
-    last_host: u8,
+    /// What can happen to each host's worker.
+    kinds: BTreeMap<u8, Vec<Kind>>,
     /// When each host has its next turn, and the links, whose number is 0; and what began with the last.
     turns: BinaryHeap<Reverse<(Duration, u8, Option<Kind>)>>,
 }
 
 impl Schedule {
     /// For workers on the hosts from 2; the last of them is not killed.
-    pub(super) fn new(seed: u64, hosts: u8) -> Self {
+    pub(super) fn new(seed: u64, hosts: u8, without: &[Fault]) -> Self {
+        let kinds = (2..=hosts).map(|host| (host, Kind::of(host, hosts, without)));
         let mut schedule = Self {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
-            last_host: hosts,
+            kinds: kinds.filter(|(_, kinds)| !kinds.is_empty()).collect(),
             turns: BinaryHeap::new(),
         };
-        for host in std::iter::once(0).chain(2..=hosts) {
+        let links = (!without.contains(&Fault::Loss)).then_some(0);
+        let hosts: Vec<u8> = links
+            .into_iter()
+            .chain(schedule.kinds.keys().copied())
+            .collect();
+        for host in hosts {
             let first = schedule.seconds(2.0, 12.0);
             schedule.turns.push(Reverse((first, host, None)));
         }
@@ -82,7 +115,7 @@ impl Schedule {
     pub(super) fn due(&self) -> Duration {
         self.turns
             .peek()
-            .map_or(Duration::ZERO, |Reverse((at, ..))| *at)
+            .map_or(Duration::MAX, |Reverse((at, ..))| *at)
     }
 
     /// What happens then.
@@ -97,10 +130,7 @@ impl Schedule {
             }
             (_, Some(kind)) => (self.seconds(4.0, 12.0), None, Action::End(kind, host)),
             (_, None) => {
-                let kinds = match host == self.last_host {
-                    true => &Kind::ALL[1..],
-                    false => &Kind::ALL[..],
-                };
+                let kinds = &self.kinds[&host];
                 let kind = kinds[self.random.random_range(0..kinds.len())];
                 (
                     self.seconds(0.5, 5.0),
@@ -120,12 +150,10 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn some(seed: u64) -> Vec<(Duration, Action)> {
-        let mut schedule = Schedule::new(seed, 4);
+        let mut schedule = Schedule::new(seed, 4, &[]);
         (0..500)
             .map(|_| {
                 let due = schedule.due();
@@ -140,6 +168,28 @@ mod tests {
     fn a_seed_says_what_happens() {
         assert_eq!(some(1), some(1));
         assert_ne!(some(1), some(2));
+    }
+
+    #[test]
+    fn what_is_left_out_does_not_happen() {
+        let without = |faults: &[Fault]| {
+            let mut schedule = Schedule::new(3, 4, faults);
+            (0..200).map(|_| schedule.take().1).collect::<Vec<_>>()
+        };
+        let cuts = without(&[Fault::Kill, Fault::Freeze, Fault::Loss]);
+        assert!(cuts.iter().all(|action| matches!(
+            action,
+            Action::Begin(Kind::Cut, _) | Action::End(Kind::Cut, _)
+        )));
+        let kills = without(&[Fault::Cut, Fault::Freeze]);
+        assert!(
+            kills
+                .iter()
+                .all(|action| !matches!(action, Action::Begin(_, 4))),
+            "nothing is left for the last host"
+        );
+        let nothing = [Fault::Kill, Fault::Freeze, Fault::Cut, Fault::Loss];
+        assert_eq!(Schedule::new(3, 4, &nothing).due(), Duration::MAX);
     }
 
     #[test]
