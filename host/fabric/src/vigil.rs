@@ -12,6 +12,9 @@ const SILENT_IF_CUT: u32 = 6;
 /// pings and answers to ours stay away for so long once in many hours.
 const ASK_AFTER: u32 = 4;
 
+/// Questions without an answer after which a node is dead that has never been heard: where much is lost, its links take a while to be made.
+const QUESTIONS_IF_NEW: u32 = 3;
+
 /// How it stands with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
@@ -34,6 +37,8 @@ pub(crate) struct Vigil {
     /// Heartbeats since, and since the connection to it has gone.
     quiet_and_cut: u32,
     asking: bool,
+    /// Questions in a row that it has not answered.
+    unanswered: u32,
     /// Whether it was there at the last heartbeat, and whether it had been heard.
     known: Option<bool>,
 }
@@ -82,10 +87,12 @@ impl Vigil {
     /// The node has answered the question, or has not.
     pub(crate) fn answered(&mut self, answered: bool) -> Finding {
         self.asking = false;
+        self.unanswered += 1;
+        let enough = self.last_heard.is_some() || self.unanswered >= QUESTIONS_IF_NEW;
         if answered {
-            (self.quiet, self.quiet_and_cut) = (0, 0);
+            (self.quiet, self.quiet_and_cut, self.unanswered) = (0, 0, 0);
             Finding::Alive
-        } else if self.quiet >= ASK_AFTER {
+        } else if self.quiet >= ASK_AFTER && enough {
             Finding::Silent
         } else {
             Finding::Wait
@@ -114,6 +121,19 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(vigil.tick(Some(later)), Finding::Alive);
         assert_eq!(vigil.answered(false), Finding::Wait, "heard meanwhile");
+    }
+
+    #[test]
+    fn who_has_never_been_heard_is_asked_more_often() {
+        let mut vigil = Vigil::default();
+        for _ in 1..QUESTIONS_IF_NEW {
+            while vigil.tick(None) != Finding::Ask {}
+            assert_eq!(vigil.answered(false), Finding::Wait);
+        }
+        while vigil.tick(None) != Finding::Ask {}
+        assert_eq!(vigil.answered(false), Finding::Silent);
+        while vigil.tick(None) != Finding::Ask {}
+        assert_eq!(vigil.answered(true), Finding::Alive);
     }
 
     #[test]
