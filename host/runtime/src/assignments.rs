@@ -8,9 +8,9 @@ use halo_fabric::{Encoding, NodeId};
 use halo_models::Package;
 
 use crate::attending::Attending;
-use crate::heads;
 use crate::messages::{Assign, Heads, Loading};
 use crate::pace::Paces;
+use crate::{heads, memory};
 
 /// Placements kept for one leader: the one in force, the one that it is offered, and the one that is about to be.
 const EPOCHS: usize = 3;
@@ -121,6 +121,13 @@ impl Assignments {
             counts: wish.groups.iter().map(Vec::len).collect(),
             bytes,
         };
+        self.put(wish, assignment);
+        memory::freed();
+        Ok(())
+    }
+
+    /// Takes in a placement, and forgets those that the leader does not want any more.
+    fn put(&self, wish: &Assign, assignment: Assignment) {
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         let epochs = assigned.entry(wish.leader.clone()).or_default();
         epochs.retain(|epoch, _| wish.keep.contains(epoch));
@@ -128,7 +135,6 @@ impl Assignments {
         while epochs.len() > EPOCHS {
             epochs.pop_first();
         }
-        Ok(())
     }
 
     /// A leader's heads here: those that it has already, if they are these.
@@ -181,17 +187,17 @@ impl Assignments {
             })
     }
 
-    /// Forgets other leaders than these.
-    pub(crate) fn retain(&self, wanted: impl Fn(&NodeId) -> bool) {
+    /// Forgets other leaders than these. True if there were any.
+    pub(crate) fn retain(&self, wanted: impl Fn(&NodeId) -> bool) -> bool {
         self.paces.retain(&wanted);
         self.loading
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|leader, _| wanted(leader));
-        self.assigned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|leader, _| wanted(leader));
+        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = assigned.len();
+        assigned.retain(|leader, _| wanted(leader));
+        assigned.len() < before
     }
 
     pub(crate) fn get(&self, leader: &NodeId, epoch: u32) -> Option<Arc<Mutex<Assignment>>> {

@@ -1,6 +1,7 @@
 //! How much memory there is.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use halo_engine::KvCache;
 use halo_models::{Package, Shape};
@@ -8,6 +9,23 @@ use halo_models::{Package, Shape};
 use crate::error::{GenerationError, NodeError};
 use crate::generation::Request;
 use crate::sequence;
+
+/// What gives freed memory back to the system.
+static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
+
+/// Has this called whenever placements have been freed, on a thread on which it may take some milliseconds: what an allocator does
+/// not give back to the system by itself, it keeps for as long as nothing is loaded again.
+pub fn give_back_by(give_back: fn()) {
+    // The first one counts.
+    let _ = GIVE_BACK.set(give_back);
+}
+
+/// Placements have been freed.
+pub(crate) fn freed() {
+    if let Some(give_back) = GIVE_BACK.get() {
+        give_back();
+    }
+}
 
 /// Bytes that this process may still take: what the kernel calls available, or less where a control group says so. `None`
 /// where the machine does not tell.

@@ -460,7 +460,11 @@ fn forget_the_dead(fabric: &Fabric, assignments: Assignments, mut stop: watch::R
         let mut before = members.borrow().clone();
         while tokio::time::timeout(KEPT, stop.changed()).await.is_err() {
             let alive = members.borrow().clone();
-            assignments.retain(|leader| alive.contains(leader) || before.contains(leader));
+            let kept = |leader: &NodeId| alive.contains(leader) || before.contains(leader);
+            if assignments.retain(kept) {
+                // It ends soon, whoever waits for it.
+                tokio::task::spawn_blocking(memory::freed);
+            }
             before = alive;
         }
     });
