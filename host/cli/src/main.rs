@@ -36,7 +36,7 @@ fn set_environment() {
 /// glibc begins with that, but learns from each large block that is freed to keep the next ones of its size for itself. Placements
 /// come and go, and between their matrices on a heap there is always something small that stays, so the heap stays as large as it has
 /// ever been; and while weights are packed, each matrix is in memory twice for a moment. A worker of the small model that had nothing
-/// loaded any more took 95 MB after five minutes of placements, and takes 21 MB if their matrices are given back. In return, what a
+/// loaded any more took 95 MB after five minutes of placements, and takes some 25 MB if their matrices are given back. In return, what a
 /// long prompt needs for a moment is given back too, which is some 2 % of its time.
 ///
 /// And glibc has up to eight heaps a core, so that threads need not wait for one another. A worker loads each placement on whatever
