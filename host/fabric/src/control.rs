@@ -272,8 +272,17 @@ pub(crate) async fn ask<Q: Serialize>(
         .attachment(envelope)
         .await
         .map_err(failed)?;
-    let Ok(Ok(reply)) = tokio::time::timeout_at(deadline, replies.recv_async()).await else {
-        return Err(no_answer());
+    let reply = match tokio::time::timeout_at(deadline, replies.recv_async()).await {
+        Ok(Ok(reply)) => reply,
+        Err(_) => return Err(no_answer()),
+        Ok(Err(_)) if tokio::time::Instant::now() >= deadline => return Err(no_answer()),
+        // Nobody is left to answer, though there is time.
+        Ok(Err(_)) => {
+            return Err(CallError::Gone {
+                node: to.clone(),
+                operation: operation.to_owned(),
+            });
+        }
     };
     match reply.into_result() {
         Ok(sample) if sample.payload().len() > MAX_MESSAGE_BYTES => {

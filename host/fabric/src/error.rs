@@ -137,6 +137,15 @@ pub enum CallError {
         timeout: Duration,
     },
 
+    /// The connection to the node went before it answered.
+    #[error("node `{node}` went away before it answered `{operation}`")]
+    Gone {
+        /// The node asked.
+        node: NodeId,
+        /// What was asked.
+        operation: String,
+    },
+
     /// No packet comes from the node, though it is there.
     #[error(
         "nothing comes from node `{node}` over UDP, though it is there; let UDP pass on the port that it listens on, and on this node's"

@@ -85,7 +85,7 @@ impl DataPlane {
     ) -> Result<Subscriber<()>, FabricError> {
         let plane = Arc::clone(self);
         session
-            .declare_subscriber(self.key_from("*"))
+            .declare_subscriber(format!("halo/{}/data/{}/*", self.cluster, self.node))
             .callback(move |sample| plane.take(&sample))
             .await
             .map_err(|reason| FabricError::zenoh("receive packets", &reason))
@@ -93,21 +93,19 @@ impl DataPlane {
 
     /// Says once more that packets from a node are wanted, until what is returned is dropped. Declarations over UDP may be lost as
     /// anything else may. It takes in nothing itself, so that no packet is taken in twice.
+    ///
+    /// What comes before the first wildcard of a key zenoh tells the other side by itself, and from then on by a number; if the first was
+    /// lost, the number means nothing there. So this key begins with one.
     pub(crate) async fn want(
         &self,
         session: &zenoh::Session,
         from: &NodeId,
     ) -> Result<Subscriber<()>, FabricError> {
         session
-            .declare_subscriber(self.key_from(from.as_str()))
+            .declare_subscriber(format!("*/{}/data/{}/{from}", self.cluster, self.node))
             .callback(|_| ())
             .await
             .map_err(|reason| FabricError::zenoh("receive packets", &reason))
-    }
-
-    /// The key expression of packets to this node.
-    fn key_from(&self, from: &str) -> String {
-        format!("halo/{}/data/{}/{from}", self.cluster, self.node)
     }
 
     /// This node's clock.

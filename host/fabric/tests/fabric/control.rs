@@ -163,6 +163,20 @@ async fn no_answer_is_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_answers_no_more() {
+    let (a, b) = pair(|_| ()).await;
+    let _service = b.serve(handler).await.unwrap();
+    let asked = tokio::spawn({
+        let (a, b) = (a.clone(), b.node().clone());
+        async move { a.call::<_, Value>(&b, "wait", &(), PATIENCE).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    b.close().await;
+    let gone = asked.await.unwrap().unwrap_err();
+    assert!(matches!(gone, CallError::Gone { .. }), "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_make_no_sense() {
     let (a, b) = pair(|_| ()).await;
     let _service = b.serve(handler).await.unwrap();

@@ -77,7 +77,11 @@ async fn push_to(
         let operation = if begun { MODEL_TAKING } else { MODEL_TAKE };
         let answer = fabric.call(node, operation, wanted, PATIENCE).await;
         let taking: Option<Taking> = match answer {
-            Err(CallError::NoAnswer { .. }) if last_heard.elapsed() < ENDURANCE => continue,
+            Err(CallError::NoAnswer { .. } | CallError::Gone { .. })
+                if last_heard.elapsed() < ENDURANCE =>
+            {
+                continue;
+            }
             answer => answer?,
         };
         last_heard = Instant::now();
