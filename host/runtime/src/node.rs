@@ -330,6 +330,12 @@ impl Node {
             let answered = found.values().filter_map(|p| p.as_ref().ok());
             answered.filter(|p| p.serves && p.model == self.profile.model)
         };
+        for Profile { node, .. } in helpers() {
+            if !self.fabric.hears(node, Duration::ZERO).await {
+                let node = node.clone();
+                return CallError::Unheard { node }.into();
+            }
+        }
         if helpers().count() >= wanted {
             return NodeError::ClusterTooSmall {
                 cluster: self.config.network.cluster.clone(),

@@ -314,6 +314,16 @@ impl Cluster {
         tokens: usize,
         options: &[&str],
     ) -> Leader {
+        Leader::follow(self.begin_over(endpoints, tokens, options))
+    }
+
+    /// The same, before it is ready.
+    pub(crate) fn begin_over(
+        &self,
+        endpoints: &[String],
+        tokens: usize,
+        options: &[&str],
+    ) -> Process {
         let mut command = self.leading(LEADER, tokens, options);
         command.args([
             "--no-scouting",
@@ -323,7 +333,7 @@ impl Cluster {
         for endpoint in endpoints {
             command.args(["--connect", endpoint]);
         }
-        Leader::follow(Process::start(LEADER, command))
+        Process::start(LEADER, command)
     }
 
     fn leading(&self, name: &str, tokens: usize, options: &[&str]) -> Command {

@@ -87,6 +87,16 @@ fn some_by_a_router_and_some_directly() {
 }
 
 #[test]
+fn a_worker_that_is_not_reached_over_udp_is_told_of() {
+    let cluster = Cluster::start(Setup::default(), 1);
+    let worker = &cluster.workers[0];
+    let endpoint = format!("tcp/127.0.0.1:{}?rel=1", worker.port);
+    let leader = cluster.begin_over(&[endpoint], 8, &[]);
+    let warning = format!("nothing comes from node `{}` over UDP", worker.name);
+    leader.log.wait_for(&[&warning]);
+}
+
+#[test]
 fn nodes_that_send_tensors_over_different_things_are_told_so() {
     let cluster = Cluster::start(Setup::default(), 1);
     let output = cluster.try_to_lead(&["--transport", "tcp"]);
