@@ -2,13 +2,17 @@
 
 #![deny(unsafe_code)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+fn main() {
     set_environment();
     give_memory_back();
     halo_runtime::memory::give_back_by(trim);
-    halo_cli::main()
+    let code = halo_cli::main();
+    // What cannot be written any more has no reader left.
+    let _ = std::io::stdout().flush();
+    end(i32::from(code != ExitCode::SUCCESS))
 }
 
 /// Keeps ONNX Runtime from calling home, and zenoh from passing packets through one thread after the other.
@@ -29,6 +33,16 @@ fn set_environment() {
             std::env::set_var(threads, few);
         }
     }
+}
+
+/// Ends the process without the libraries' own last acts.
+///
+/// ONNX Runtime's would take away what its sessions are made of while a thread may still be making one: a text can be finished before
+/// the model is loaded, and `halo run` then ended with SIGABRT. To wait for such threads would be to wait for the disk.
+#[allow(unsafe_code, reason = "Rust has no function for it")]
+fn end(code: i32) -> ! {
+    // SAFETY: nothing runs in this process after it.
+    unsafe { libc::_exit(code) }
 }
 
 /// Has whatever is large given back to the system when it is freed.

@@ -115,12 +115,28 @@ fn an_early_start_generates_all_that_was_asked_for() {
     assert!((0.0..0.7).contains(&early["concealed"].as_f64().unwrap()));
 }
 
-/// Of a model of a real size, since the program itself takes some tens of megabytes.
-#[test]
-fn weights_are_in_memory_once() {
+/// A folder with a model of a real size in it.
+fn home_of_big() -> TempDir {
     let home = TempDir::new().unwrap();
     let random = ["model", "random", "--shape", "tinyllama-1.1b", "big"];
     halo(home.path(), &random);
+    home
+}
+
+#[test]
+fn a_text_may_end_before_the_model_is_loaded() {
+    let home = home_of_big();
+    let run = ["run", "--model", "big", "--start", "0.1", "-n", "1"];
+    for _ in 0..3 {
+        let events = halo(home.path(), &[&run[..], &["--ignore-eos", "Once"]].concat());
+        assert_eq!(events.last().unwrap()["event"], "done");
+    }
+}
+
+/// Of a model of a real size, since the program itself takes some tens of megabytes.
+#[test]
+fn weights_are_in_memory_once() {
+    let home = home_of_big();
     let options = [
         "--threads",
         "1",
