@@ -10,6 +10,7 @@ use halo_policy::Device;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::calm::Calm;
 use crate::messages::Profile;
 use crate::pace::Pace;
 use crate::plan::Plan;
@@ -46,6 +47,8 @@ pub(crate) struct Known {
     pub(crate) described: Vec<Device>,
     /// Answers that are waited for, of how fast workers compute.
     pub(crate) looks: JoinSet<BTreeMap<NodeId, Result<Pace, CallError>>>,
+    /// When to follow what has changed of them.
+    pub(crate) calm: Calm,
     /// Rounds that the leader had computed at the last look.
     pub(crate) looked: u64,
 }

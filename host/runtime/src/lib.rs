@@ -15,6 +15,7 @@ mod assignments;
 mod attempt;
 mod attending;
 mod batcher;
+mod calm;
 mod chosen;
 pub mod cluster;
 mod concealer;

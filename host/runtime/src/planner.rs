@@ -129,8 +129,12 @@ impl Planner {
                 }
                 Some(Ok(paces)) = known.looks.join_next() => {
                     if self.has_changed(&mut known, &paces) {
-                        due.get_or_insert_with(Instant::now);
+                        known.calm.disturb(Instant::now());
                     }
+                }
+                () = tokio::time::sleep_until(known.calm.due().unwrap_or_else(Instant::now)), if known.calm.due().is_some() => {
+                    known.calm.follow();
+                    due.get_or_insert_with(Instant::now);
                 }
                 () = tokio::time::sleep_until(known.offer.unwrap_or_else(Instant::now)), if known.offer.is_some() => {
                     known.plan_offer();
