@@ -137,8 +137,8 @@ pub enum CallError {
         timeout: Duration,
     },
 
-    /// The connection to the node went before it answered.
-    #[error("node `{node}` went away before it answered `{operation}`")]
+    /// What would have answered, or the connection to it, went before it did.
+    #[error("node `{node}` went away, or stopped its service, before it answered `{operation}`")]
     Gone {
         /// The node asked.
         node: NodeId,
