@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,7 +88,12 @@ impl Page {
         self.line(&format!(
             "\n## {title}\n\n{about}\n\n```sh\ncargo xtask evidence{option} --only {name}\n```\n\n<details><summary>which runs</summary>\n"
         ));
-        for command in (section.commands)(scale) {
+        let home = env::var("HOME").ok().filter(|home| !home.is_empty());
+        for mut command in (section.commands)(scale) {
+            // As the reader's shell reads it, too.
+            if let Some(home) = &home {
+                command = command.replace(&format!(" {home}/"), " ~/");
+            }
             self.line(&format!("- `{command}`"));
         }
         self.line("\n</details>\n");
