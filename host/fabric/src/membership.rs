@@ -24,6 +24,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before asking again.
 const ASK_PAUSE: Duration = Duration::from_millis(250);
 
+/// Between two looks whether a token has come.
+const LOOK_PERIOD: Duration = Duration::from_millis(2);
+
 /// How long a token takes to reach everybody, generously.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -37,7 +40,7 @@ pub(crate) struct Membership {
     cluster: String,
     node: NodeId,
     holder: Holder,
-    members: watch::Receiver<BTreeSet<NodeId>>,
+    roster: Arc<Roster>,
     token: Mutex<Option<LivelinessToken>>,
     /// Keeps the view up to date.
     _tokens: Subscriber<()>,
@@ -106,7 +109,7 @@ impl Membership {
                 control: control.zid().to_string(),
                 data: data.zid().to_string(),
             },
-            members: roster.members(),
+            roster: Arc::clone(roster),
             token: Mutex::default(),
             _tokens: tokens,
             _links: [connections, links],
@@ -114,7 +117,7 @@ impl Membership {
     }
 
     pub(crate) fn members(&self) -> watch::Receiver<BTreeSet<NodeId>> {
-        self.members.clone()
+        self.roster.members()
     }
 
     /// Fails if another live node has our name. The token of one that has just died is waited out.
@@ -122,6 +125,7 @@ impl Membership {
         &self,
         session: &zenoh::Session,
     ) -> Result<(), FabricError> {
+        self.hear_of_neighbours(session).await;
         let deadline = tokio::time::Instant::now() + GHOST_LIFE;
         while !self.others_of_our_name(session).await?.is_empty() {
             if tokio::time::Instant::now() >= deadline {
@@ -130,6 +134,17 @@ impl Membership {
             tokio::time::sleep(ASK_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// Waits until those to whom there are connections have told of their tokens, but no longer than these take: some have none.
+    async fn hear_of_neighbours(&self, session: &zenoh::Session) {
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        for peer in session.info().peers_zid().await {
+            let peer = peer.to_string();
+            while !self.roster.has_heard_of(&peer) && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(LOOK_PERIOD).await;
+            }
+        }
     }
 
     /// Becomes a member.

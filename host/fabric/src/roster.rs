@@ -73,6 +73,13 @@ impl Roster {
         self.lock().holders.keys().cloned().collect()
     }
 
+    /// Whether a session for control has told of a token.
+    pub(crate) fn has_heard_of(&self, control: &str) -> bool {
+        let state = self.lock();
+        let mut holders = state.holders.values().flat_map(BTreeMap::keys);
+        holders.any(|holder| holder.control == control)
+    }
+
     /// A session has announced itself by a name.
     pub(crate) fn announce(&self, node: &NodeId, holder: Holder) {
         self.change(|state| {
