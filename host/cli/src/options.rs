@@ -193,7 +193,7 @@ impl ReachOptions {
     }
 }
 
-/// What a bad network does, and how others would send tensors over it.
+/// What a bad network does, what a slow machine, and how others would send tensors.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Testing")]
 pub(crate) struct TestingOptions {
@@ -208,6 +208,10 @@ pub(crate) struct TestingOptions {
     /// What to send tensors over; all nodes alike
     #[arg(long, value_enum)]
     pub(crate) transport: Option<Transport>,
+
+    /// Take this many times as long for what is computed here, such as 2
+    #[arg(long, value_name = "TIMES", value_parser = times)]
+    pub(crate) slowdown: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -224,6 +228,7 @@ impl TestingOptions {
             config.testing.loss = (rate > 0.0).then_some(Loss::Random { rate });
             config.testing.seed = self.loss_seed;
         }
+        config.testing.slowdown = self.slowdown.or(config.testing.slowdown);
         if let Some(transport) = self.transport {
             config.testing.transport = match transport {
                 Transport::Udp => fabric::Transport::Udp,
@@ -404,6 +409,12 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
         Ok(rate) if (0.0..1.0).contains(&rate) => Ok(rate),
         _ => Err("a share is a number from 0 to less than 1, such as 0.1 for a tenth".into()),
     }
+}
+
+/// Reads how many times as long something is to take.
+fn times(text: &str) -> Result<f64, String> {
+    let times = text.parse().map_err(|_| halo_runtime::NO_SLOWDOWN)?;
+    halo_runtime::slowdown(times)
 }
 
 /// Reads a share that may be everything.

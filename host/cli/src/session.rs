@@ -105,6 +105,7 @@ impl SessionOptions {
                     threads: config.threads,
                     // Threads that spin would be in the way of those that read and compute what is streamed.
                     spin: !options.streams(&package),
+                    slowdown: config.testing.slowdown,
                 })?;
                 Generator::alone(&engine, &package, options)
             });

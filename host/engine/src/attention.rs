@@ -41,9 +41,12 @@ impl Attention {
             region.release();
             session
         };
-        let layers = Layers::load(package, &["hidden", "normed"], |layer, operators| {
-            Some(load(layer, operators))
-        });
+        let layers = Layers::load(
+            engine,
+            package,
+            &["hidden", "normed"],
+            |layer, operators| Some(load(layer, operators)),
+        );
         Ok(Self(layers?))
     }
 

@@ -8,10 +8,11 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
 use crate::error::Context;
+use crate::slowdown::Slowdown;
 use crate::{EngineError, library};
 
 /// How to start the engine.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EngineOptions {
     /// The ONNX Runtime library; by default [`library::find`] looks for one.
     pub library: Option<PathBuf>,
@@ -20,6 +21,8 @@ pub struct EngineOptions {
     /// Let the threads wait for the next product awake: a few percent faster on a machine that does nothing else, and in the
     /// way of everything else on a machine that does.
     pub spin: bool,
+    /// Take this many times as long for every product as it takes, to stand for a slower machine.
+    pub slowdown: Option<f64>,
 }
 
 /// ONNX Runtime, loaded and with its thread pool running. One per process; clones share it.
@@ -28,6 +31,7 @@ pub struct Engine {
     environment: Environment,
     library: PathBuf,
     threads: usize,
+    slowdown: Slowdown,
 }
 
 /// ONNX Runtime allows one environment per process and never a second, not even after the first is gone.
@@ -46,8 +50,12 @@ impl Engine {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
             .max(1);
         let library = library::find(options.library.as_deref())?;
+        let slowdown = Slowdown::new(options.slowdown);
         if let Some(engine) = &*running {
-            return if engine.library == library && engine.threads == threads {
+            let same = engine.library == library
+                && engine.threads == threads
+                && engine.slowdown == slowdown;
+            return if same {
                 Ok(engine.clone())
             } else {
                 Err(EngineError::AlreadyStarted {
@@ -79,6 +87,7 @@ impl Engine {
             environment,
             library,
             threads,
+            slowdown,
         };
         *running = Some(engine.clone());
         Ok(engine)
@@ -97,6 +106,11 @@ impl Engine {
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// How much longer than it could it takes for products.
+    pub(crate) fn slowdown(&self) -> Slowdown {
+        self.slowdown
     }
 
     /// Options of a session that runs on the global thread pool.

@@ -7,6 +7,7 @@ mod unpacked;
 use halo_models::Package;
 use tracing::trace_span;
 
+use crate::slowdown::Slowdown;
 use crate::{
     Engine, EngineError, FeedForwardSource, FeedForwardStep, LoadOrder, StreamPlan, TIMELINE,
 };
@@ -29,6 +30,7 @@ pub struct FeedForward {
     layers: Vec<Vec<Block>>,
     loader: Option<Loader>,
     stream: Option<Stream>,
+    slowdown: Slowdown,
 }
 
 impl FeedForward {
@@ -82,6 +84,7 @@ impl FeedForward {
             layers,
             loader: None,
             stream: None,
+            slowdown: engine.slowdown(),
         })
     }
 
@@ -219,15 +222,18 @@ impl FeedForward {
             });
         };
         partial.fill(0.0);
-        let computing = trace_span!(target: TIMELINE, "feed-forward", layer).entered();
-        for block in blocks {
-            block.run(normed, partial, observed.as_deref_mut())?;
-        }
-        drop(computing);
-        match &mut self.stream {
-            Some(stream) => stream.add(layer, normed, partial),
-            None => Ok(()),
-        }
+        let stream = &mut self.stream;
+        self.slowdown.run(|| {
+            let computing = trace_span!(target: TIMELINE, "feed-forward", layer).entered();
+            for block in blocks {
+                block.run(normed, partial, observed.as_deref_mut())?;
+            }
+            drop(computing);
+            match stream {
+                Some(stream) => stream.add(layer, normed, partial),
+                None => Ok(()),
+            }
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use ort::value::{TensorElementType, TensorRef};
 
 use crate::error::Context;
 use crate::graph::{ANY, GraphBuilder, Value};
+use crate::slowdown::Slowdown;
 use crate::weights::Weights;
 use crate::{Engine, EngineError};
 
@@ -16,6 +17,7 @@ pub struct Head {
     width: usize,
     tokens: usize,
     session: Session,
+    slowdown: Slowdown,
 }
 
 impl Head {
@@ -75,6 +77,7 @@ impl Head {
             width: shape.width,
             tokens: count,
             session,
+            slowdown: engine.slowdown(),
         })
     }
 
@@ -94,7 +97,11 @@ impl Head {
         }
         let what = || "the output head".to_owned();
         let input = TensorRef::from_array_view(([1, rows, self.width], hidden)).context(what)?;
-        let outputs = self.session.run(ort::inputs!["x" => input]).context(what)?;
+        let session = &mut self.session;
+        let outputs = self
+            .slowdown
+            .run(|| session.run(ort::inputs!["x" => input]));
+        let outputs = outputs.context(what)?;
         let (_, values) = outputs["logits"]
             .try_extract_tensor::<f32>()
             .context(what)?;

@@ -23,6 +23,7 @@ mod likeliest;
 mod loading;
 mod products;
 mod rope;
+mod slowdown;
 mod weights;
 
 /// Target of the `tracing` spans that say what is computed, read or waited for when.

@@ -33,6 +33,8 @@ pub(crate) struct Request {
     pub(crate) current: Option<Arc<Plan>>,
     /// Even if the placement is the same: the generation has given up a worker and waits for a new epoch.
     pub(crate) anew: bool,
+    /// An earlier placement of the same devices to go back to, rather than have the scheduler make one.
+    pub(crate) back: Option<Arc<Plan>>,
     /// Epochs that rounds may still be under way on.
     pub(crate) keep: BTreeSet<u32>,
 }
@@ -60,18 +62,26 @@ impl Planner {
                 plan.heads_since,
             ))
         });
-        let (counts, model, described) =
-            self.share_attention(request.described, known.as_ref().map(|(counts, _)| counts));
+        let going_back = request.back.as_ref().and_then(|plan| {
+            let counts = plan.head_counts(&devices, shape.kv_heads)?;
+            Some((counts, plan.placement.clone()))
+        });
+        let in_force = current.filter(|c| c.devices == devices);
+        let (counts, placement) = match going_back {
+            Some(earlier) => earlier,
+            None => {
+                let before = known.as_ref().map(|(counts, _)| counts);
+                let (counts, model, described) = self.share_attention(request.described, before);
+                let current = in_force.map(|c| c.placement.clone());
+                (counts, self.place(model, described, current).await?)
+            }
+        };
         let since = known
             .filter(|(before, _)| *before == counts)
             .map_or(epoch, |(_, since)| since);
-
-        let current = current.filter(|c| c.devices == devices);
-        let unmoved = current.is_some_and(|c| c.heads_since == since);
-        let current = current.map(|c| c.placement.clone());
-        let placement = self.place(model, described, current.clone()).await?;
-        let same = current.is_some_and(|c| c.owners == placement.owners);
-        if same && unmoved && !request.anew {
+        let same = in_force
+            .is_some_and(|c| c.heads_since == since && c.placement.owners == placement.owners);
+        if same && !request.anew {
             return Ok(Outcome::Unchanged);
         }
         let mut plan = Plan::new(

@@ -35,6 +35,13 @@ impl Calm {
         self.due = Some(due);
     }
 
+    /// What was followed last was better not: the next change has to wait for long.
+    pub(crate) fn regret(&mut self, now: Instant) {
+        let wait = self.last.map_or(SHORTEST, |(_, wait)| wait);
+        self.last = Some((now, (4 * wait).min(LONGEST)));
+        self.due = None;
+    }
+
     /// When to follow what has changed.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
@@ -71,5 +78,8 @@ mod tests {
         assert_eq!(follow(69), 70, "twice as long again");
         assert_eq!(follow(500), 500, "it was calm for long");
         assert_eq!(follow(501), 504);
+        calm.regret(start + Duration::from_secs(506));
+        calm.disturb(start + Duration::from_secs(507));
+        assert_eq!(calm.due().unwrap() - start, Duration::from_secs(506 + 32));
     }
 }

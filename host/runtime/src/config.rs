@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use halo_fabric::{Encoding, Loss, Mode, Transport};
 use halo_policy::{Limits, Setting};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::arrangement::Arrangement;
@@ -200,7 +201,8 @@ fn settings<'de, D: Deserializer<'de>>(
     Ok(settings.collect())
 }
 
-/// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives; and how others do it.
+/// `[testing]`: what a bad network would do, done on purpose to every tensor packet that this node receives; what a slower machine
+/// would; and how others do it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Testing {
@@ -210,8 +212,32 @@ pub struct Testing {
     pub seed: u64,
     /// What this node sends tensors over.
     pub transport: Transport,
+    /// How many times as long as it could this node takes for what it computes.
+    #[serde(deserialize_with = "some_slowdown")]
+    pub slowdown: Option<f64>,
     /// Which groups the devices get, when this node leads.
     pub arrangement: Arrangement,
+}
+
+/// What is no slowdown.
+pub const NO_SLOWDOWN: &str = "a slowdown is a number from 1 to 1000, such as 2 for twice as long";
+
+/// How many times as long something is to take, if it can.
+///
+/// # Errors
+///
+/// It is less than 1 or more than 1000.
+pub fn slowdown(times: f64) -> Result<f64, String> {
+    if (1.0..=1000.0).contains(&times) {
+        Ok(times)
+    } else {
+        Err(NO_SLOWDOWN.into())
+    }
+}
+
+fn some_slowdown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let times = Option::<f64>::deserialize(deserializer)?;
+    times.map(slowdown).transpose().map_err(D::Error::custom)
 }
 
 /// A configuration file that cannot be used.

@@ -14,6 +14,7 @@ use crate::calm::Calm;
 use crate::messages::Profile;
 use crate::pace::Pace;
 use crate::plan::Plan;
+use crate::trial::Trial;
 use crate::watch::Watch;
 
 /// How long a node that does not take its part is left out: at first, and at most.
@@ -49,6 +50,15 @@ pub(crate) struct Known {
     pub(crate) looks: JoinSet<BTreeMap<NodeId, Result<Pace, CallError>>>,
     /// When to follow what has changed of them.
     pub(crate) calm: Calm,
+    /// The next placement is made for no other reason.
+    pub(crate) following: bool,
+    /// The current one was made for no other reason.
+    pub(crate) trial: Option<Trial>,
+    /// The placement to go back to.
+    pub(crate) back: Option<Arc<Plan>>,
+    /// A placement has been in the making since the last look: loading it takes the time of those that compute, so that rounds say
+    /// nothing of what they are like.
+    pub(crate) unsettled: bool,
     /// Rounds that the leader had computed at the last look.
     pub(crate) looked: u64,
 }

@@ -74,6 +74,7 @@ impl Node {
         let engine = Engine::start(&EngineOptions {
             library: config.onnxruntime.clone(),
             threads: config.threads,
+            slowdown: config.testing.slowdown,
             ..EngineOptions::default()
         })?;
         let policies = Arc::new(Policies::new(&config.policy, package)?);

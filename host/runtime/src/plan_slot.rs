@@ -11,6 +11,7 @@ use halo_fabric::NodeId;
 use tokio::sync::mpsc;
 
 use crate::pace::Paces;
+use crate::passes::Passes;
 use crate::plan::Plan;
 
 /// A plan that every worker in it has agreed to, with this node's own part of it loaded.
@@ -32,6 +33,8 @@ pub(crate) struct PlanSlot {
     suspects: mpsc::UnboundedSender<NodeId>,
     /// How long this node's part of the generation's rounds has taken, and how long the workers' answers were under way.
     pub(crate) paces: Paces,
+    /// How long a token has taken lately.
+    pub(crate) passes: Passes,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +66,7 @@ impl PlanSlot {
             version: AtomicU64::new(0),
             suspects,
             paces: Paces::default(),
+            passes: Passes::default(),
         };
         (Arc::new(slot), receiver)
     }

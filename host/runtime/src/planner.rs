@@ -25,9 +25,11 @@ use crate::heads;
 use crate::known::Known;
 use crate::messages::{PACE, PROFILE, Profile};
 use crate::pace::Pace;
+use crate::plan::Plan;
 use crate::plan_slot::{PlanSlot, Prepared};
 use crate::planned::Planned;
 use crate::policies::Policies;
+use crate::trial::Trial;
 use crate::watch::Seen;
 
 /// A node that is alive answers a question about itself well within this.
@@ -61,6 +63,8 @@ pub(crate) struct Planner {
 /// A placement in the making.
 struct Attempt<'a> {
     devices: Vec<NodeId>,
+    /// If it is made because devices have changed.
+    trial: Option<Trial>,
     work: Pin<Box<dyn Future<Output = Result<Outcome, NodeError>> + Send + 'a>>,
 }
 
@@ -128,12 +132,17 @@ impl Planner {
                     self.look(&mut known);
                 }
                 Some(Ok(paces)) = known.looks.join_next() => {
-                    if self.has_changed(&mut known, &paces) {
+                    let changed = self.has_changed(&mut known, &paces, !idle);
+                    if self.was_for_the_worse(&mut known) {
+                        known.calm.regret(Instant::now());
+                        due.get_or_insert_with(Instant::now);
+                    } else if changed {
                         known.calm.disturb(Instant::now());
                     }
                 }
                 () = tokio::time::sleep_until(known.calm.due().unwrap_or_else(Instant::now)), if known.calm.due().is_some() => {
                     known.calm.follow();
+                    known.following = due.is_none() && idle;
                     due.get_or_insert_with(Instant::now);
                 }
                 () = tokio::time::sleep_until(known.offer.unwrap_or_else(Instant::now)), if known.offer.is_some() => {
@@ -145,9 +154,9 @@ impl Planner {
                     attempt = self.begin(&mut known);
                 }
                 outcome = async { Some(attempt.as_mut()?.work.as_mut().await) }, if !idle => {
-                    attempt = None;
+                    let trial = attempt.take().and_then(|attempt| attempt.trial);
                     match outcome {
-                        Some(Ok(outcome)) => self.take(&mut known, &mut due, outcome),
+                        Some(Ok(outcome)) => self.take(&mut known, &mut due, outcome, trial),
                         Some(Err(error)) => return self.slot.end(error.to_string()),
                         None => {}
                     }
@@ -187,7 +196,17 @@ impl Planner {
         let described = self.describe(known, &workers);
         known.described.clone_from(&described);
         let current = known.current.clone();
+        let comparable = |plan: &Arc<Plan>| plan.devices == devices && !known.anew;
+        let back = known.back.as_ref().filter(|plan| comparable(plan)).cloned();
+        let following = known.following && back.is_none();
+        let trial = current
+            .as_ref()
+            .filter(|plan| following && comparable(plan));
+        let now = Instant::now().into_std();
+        let trial = trial.and_then(|plan| Trial::begin(plan, &self.slot.passes, now));
+        (known.back, known.following) = (None, false);
         known.epoch += 1;
+        known.unsettled = true;
         let request = Request {
             epoch: known.epoch,
             devices: devices.clone(),
@@ -199,17 +218,29 @@ impl Planner {
                 .chain(self.slot.in_force())
                 .collect(),
             current,
+            back,
         };
         let work = Box::pin(self.attempt(request));
-        Some(Attempt { devices, work })
+        Some(Attempt {
+            devices,
+            trial,
+            work,
+        })
     }
 
     /// Takes in what came of an attempt.
-    fn take(&self, known: &mut Known, due: &mut Option<Instant>, outcome: Outcome) {
+    fn take(
+        &self,
+        known: &mut Known,
+        due: &mut Option<Instant>,
+        outcome: Outcome,
+        trial: Option<Trial>,
+    ) {
         match outcome {
             Outcome::Unchanged => self.explain(known),
             Outcome::Ready(prepared) => {
                 self.put(known, *prepared);
+                known.trial = trial;
                 self.explain(known);
             }
             Outcome::Declined(node, error) => {
@@ -227,7 +258,8 @@ impl Planner {
     /// Offers the generation a placement.
     fn put(&self, known: &mut Known, prepared: Prepared) {
         let plan = &prepared.plan;
-        info!(epoch = plan.epoch, workers = plan.devices.len() - 1, scheduler = %self.policies.scheduler().active().name, "placement ready");
+        let token_ms = plan.placement.token_us / 1000;
+        info!(epoch = plan.epoch, workers = plan.devices.len() - 1, token_ms, scheduler = %self.policies.scheduler().active().name, "placement ready");
         known
             .unwilling
             .retain(|node, _| !plan.devices.contains(node));
@@ -251,6 +283,12 @@ impl Planner {
             &heads.unwrap_or_default(),
             heads::bytes(&self.package, shape.layers),
         );
+        for device in &planned.devices {
+            debug!(
+                node = %device.node, groups = device.groups, heads = device.heads, speed = device.speed,
+                delay_us = device.delay_us, spread_us = device.spread_us, loss = device.loss, "placed"
+            );
+        }
         let mut slot = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(planned);
     }
@@ -362,26 +400,58 @@ impl Planner {
             .spawn(async move { cluster::ask(&fabric, nodes, PACE, &own, LOOK_INTERVAL).await });
     }
 
+    /// Whether the current placement was made because devices seemed to have changed, and tokens have come more slowly since.
+    fn was_for_the_worse(&self, known: &mut Known) -> bool {
+        let (Some(plan), Some(trial)) = (&known.current, &known.trial) else {
+            return false;
+        };
+        let Some((after, slower)) = trial.end(plan.epoch, &self.slot.passes) else {
+            return false;
+        };
+        let (before_ms, after_ms) = (trial.before.as_millis(), after.as_millis());
+        info!(
+            epoch = plan.epoch,
+            before_ms, after_ms, slower, "tokens with the new placement"
+        );
+        known.back = known
+            .trial
+            .take()
+            .map(|trial| trial.previous)
+            .filter(|_| slower);
+        slower
+    }
+
     /// Whether a device is not what it was when it was last described.
     fn has_changed(
         &self,
         known: &mut Known,
         paces: &BTreeMap<NodeId, Result<Pace, CallError>>,
+        loading: bool,
     ) -> bool {
         let now = Instant::now();
+        let current = known.current.as_ref().map(|plan| plan.epoch);
+        let waiting = loading || self.slot.in_force() != current;
+        let unsettled = std::mem::replace(&mut known.unsettled, waiting) || waiting;
         let own = Seen {
             computed: self.slot.paces.of(&self.own.node),
             ..Seen::default()
         };
-        let mut changed = known.watch.look(&self.own.node, Some(own), None, now);
-        for node in known.profiles.keys() {
+        let workers = known.profiles.keys().map(|node| {
             let computed = paces.get(node).and_then(|pace| pace.as_ref().ok().copied());
             let seen = computed.map(|computed| Seen {
                 answers: self.slot.paces.of(node),
                 computed,
             });
-            let estimate = self.estimate(node);
-            changed |= known.watch.look(node, seen, Some(&estimate), now);
+            (node, seen, Some(self.estimate(node)))
+        });
+        let devices = std::iter::once((&self.own.node, Some(own), None)).chain(workers);
+        let mut changed = false;
+        for (node, seen, estimate) in devices {
+            if !unsettled {
+                changed |= known.watch.look(node, seen, estimate.as_ref(), now);
+            } else if let Some(seen) = seen {
+                known.watch.pass_over(node, seen);
+            }
         }
         changed
     }

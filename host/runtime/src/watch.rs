@@ -33,12 +33,16 @@ struct Watched {
     group: Followed,
     /// Seconds of a round without computing, beyond the ping.
     handling: Followed,
-    /// Seconds of a ping there and back.
+    /// Seconds of a ping there and back, while there are no rounds to say more.
     ping: Followed,
     /// Share of packets lost there and back.
     loss: Followed,
     /// At the last look.
     seen: Seen,
+    /// What it says of itself: seconds for a group.
+    said: f64,
+    /// Its rounds have said how long they take.
+    measured: bool,
 }
 
 /// What has been counted of a device in rounds.
@@ -54,19 +58,20 @@ impl Watch {
     /// A device as schedulers are told of it. `estimate` is of the way to it; the leader has none.
     pub(crate) fn device(&mut self, profile: &Profile, estimate: Option<&Estimate>) -> Device {
         let node = profile.node.clone();
+        let handling = self.handling(&node, estimate);
         let watched = self
             .0
             .entry(node)
-            .or_insert_with(|| Watched::new(profile, estimate));
+            .or_insert_with(|| Watched::new(profile, estimate, handling));
         let micros = |seconds: f64| (seconds * 1e6) as u32;
-        let (shortest, median) = estimate.map_or((0.0, 0.0), ping);
+        let shortest = estimate.map_or(0.0, |estimate| ping(estimate).0);
         Device {
             name: profile.node.to_string(),
             leader: estimate.is_none(),
             speed: watched.group.value().recip() as f32,
             memory: profile.memory,
             delay_us: estimate.map_or(0, |_| micros(shortest + watched.handling.value())),
-            spread_us: micros(median - shortest),
+            spread_us: micros((watched.ping.value() - shortest).max(0.0)),
             loss: estimate.map_or(0.0, |e| e.loss_both_ways() as f32),
         }
     }
@@ -79,16 +84,27 @@ impl Watch {
         estimate: Option<&Estimate>,
         now: Instant,
     ) -> bool {
+        let expected = self.handling(node, estimate);
         let Some(watched) = self.0.get_mut(node) else {
             return false;
         };
         let mut changed = false;
         if let Some(estimate) = estimate {
-            changed |= watched.ping.observe(ping(estimate).1, now);
             changed |= watched.loss.observe(estimate.loss_both_ways(), now);
         }
-        if let Some(seen) = seen {
-            changed |= watched.rounds(seen, estimate, now);
+        match (seen, estimate) {
+            (Some(seen), _) if watched.is_in_rounds(seen, estimate) => {
+                changed |= watched.rounds(seen, estimate, now);
+            }
+            // Rounds tell more than pings, and a part of one that has few says nothing.
+            (Some(seen), _) if seen.answers.rounds > watched.seen.answers.rounds => {}
+            // What was worse while it had a part may have passed.
+            (_, Some(estimate)) => {
+                changed |= watched.ping.observe(ping(estimate).1, now);
+                changed |= watched.handling.observe(expected, now);
+                changed |= watched.group.observe(watched.said, now);
+            }
+            _ => {}
         }
         if changed {
             let speed = watched.group.value().recip() as u32;
@@ -98,6 +114,25 @@ impl Watch {
         changed
     }
 
+    /// What a round is expected to take beyond the ping where there were none: what it does with the others, and no less than is usual.
+    fn handling(&self, node: &NodeId, estimate: Option<&Estimate>) -> f64 {
+        let usual = estimate.map_or(0.0, |e| (HANDLING * ping(e).0).min(HANDLING_MOST));
+        let others = self.0.iter().filter(|(other, _)| *other != node);
+        let measured = others.filter(|(_, watched)| watched.measured);
+        let mut measured: Vec<f64> = measured.map(|(_, w)| w.handling.value()).collect();
+        measured.sort_by(f64::total_cmp);
+        measured
+            .get(measured.len() / 2)
+            .map_or(usual, |median| median.max(usual))
+    }
+
+    /// Leaves out of account what rounds have said of a device up to now.
+    pub(crate) fn pass_over(&mut self, node: &NodeId, seen: Seen) {
+        if let Some(watched) = self.0.get_mut(node) {
+            watched.seen = seen;
+        }
+    }
+
     /// Forgets other nodes than these.
     pub(crate) fn retain(&mut self, wanted: impl Fn(&NodeId) -> bool) {
         self.0.retain(|node, _| wanted(node));
@@ -105,24 +140,30 @@ impl Watch {
 }
 
 impl Watched {
-    fn new(profile: &Profile, estimate: Option<&Estimate>) -> Self {
-        let (shortest, median) = estimate.map_or((0.0, 0.0), ping);
+    fn new(profile: &Profile, estimate: Option<&Estimate>, handling: f64) -> Self {
+        let said = f64::from(profile.speed).recip();
         Self {
-            group: Followed::new(f64::from(profile.speed).recip(), 0.0),
-            handling: Followed::new((HANDLING * shortest).min(HANDLING_MOST), WAY_FLOOR / 2.0),
-            ping: Followed::new(median, WAY_FLOOR),
+            group: Followed::new(said, 0.0),
+            handling: Followed::new(handling, WAY_FLOOR / 2.0),
+            ping: Followed::new(estimate.map_or(0.0, |e| ping(e).1), WAY_FLOOR),
             loss: Followed::new(estimate.map_or(0.0, Estimate::loss_both_ways), LOSS_FLOOR),
             seen: Seen::default(),
+            said,
+            measured: false,
         }
     }
 
-    /// Takes in what was counted in rounds, once there are enough.
+    /// Whether enough was counted in rounds to say something.
+    fn is_in_rounds(&self, seen: Seen, estimate: Option<&Estimate>) -> bool {
+        let computed = seen.computed.since(self.seen.computed);
+        let answers = seen.answers.since(self.seen.answers);
+        computed.rounds >= ENOUGH && (estimate.is_none() || answers.rounds >= ENOUGH)
+    }
+
+    /// Takes in what was counted in rounds.
     fn rounds(&mut self, seen: Seen, estimate: Option<&Estimate>, now: Instant) -> bool {
         let computed = seen.computed.since(self.seen.computed);
         let answers = seen.answers.since(self.seen.answers);
-        if computed.rounds < ENOUGH || (estimate.is_some() && answers.rounds < ENOUGH) {
-            return false;
-        }
         self.seen = seen;
         let mut changed = false;
         if computed.groups > 0 {
@@ -132,6 +173,7 @@ impl Watched {
         if let Some(estimate) = estimate {
             let way = answers.round() - computed.round();
             let handling = (way - ping(estimate).0).max(0.0);
+            self.measured = true;
             changed |= self.handling.observe(handling, now);
         }
         changed
@@ -214,6 +256,55 @@ mod tests {
     }
 
     #[test]
+    fn a_device_without_a_part_is_as_the_others_were_with_one_and_gets_another_chance() {
+        let mut watch = Watch::default();
+        let (used, left_out) = (profile(50_000.0), profile(40_000.0));
+        let left_out = Profile {
+            node: "other".parse().unwrap(),
+            ..left_out
+        };
+        let link = link(100.0, 120.0);
+        let mut now = Instant::now();
+        let mut look = |watch: &mut Watch, profile: &Profile, seen| {
+            now += Duration::from_secs(1);
+            watch.look(&profile.node, seen, Some(&link), now)
+        };
+        watch.device(&used, Some(&link));
+        for rounds in 1..3 {
+            look(&mut watch, &used, counted(100 * rounds, 200.0, 1000.0));
+        }
+        // Not the 150 us that such a ping lets one expect of those that nobody has tried.
+        let device = watch.device(&left_out, Some(&link));
+        assert!((798..=800).contains(&device.delay_us), "{device:?}");
+
+        // It had a part, was slow, and has none any more.
+        for rounds in 1..3 {
+            look(&mut watch, &left_out, counted(100 * rounds, 1000.0, 5000.0));
+        }
+        let device = watch.device(&left_out, Some(&link));
+        assert!((device.speed - 10_000.0).abs() < 1.0 && device.delay_us > 3900);
+        let without = (0..100).filter(|_| look(&mut watch, &left_out, None));
+        assert_eq!(without.count(), 1);
+        let device = watch.device(&left_out, Some(&link));
+        assert!((device.speed - 40_000.0).abs() < 1.0 && device.delay_us <= 800);
+    }
+
+    #[test]
+    fn rounds_that_are_passed_over_say_nothing() {
+        let (mut watch, profile, link) = (Watch::default(), profile(50_000.0), link(100.0, 120.0));
+        watch.device(&profile, Some(&link));
+        let now = Instant::now();
+        for rounds in [100, 200, 300] {
+            let slow = counted(rounds, 5000.0, 9000.0);
+            watch.pass_over(&profile.node, slow.unwrap());
+        }
+        let fast = counted(400, 3800.0, 6862.5);
+        assert!(!watch.look(&profile.node, fast, Some(&link), now));
+        let device = watch.device(&profile, Some(&link));
+        assert!((device.speed - 50_000.0).abs() < 1.0, "{device:?}");
+    }
+
+    #[test]
     fn links_are_followed_without_rounds() {
         let (mut watch, profile) = (Watch::default(), profile(1000.0));
         watch.device(&profile, Some(&link(100.0, 120.0)));
@@ -222,7 +313,8 @@ mod tests {
         assert!(!watch.look(&profile.node, None, Some(&slow), now));
         assert!(watch.look(&profile.node, None, Some(&slow), now));
         let device = watch.device(&profile, Some(&slow));
-        assert_eq!((device.delay_us, device.spread_us), (5150, 1000));
+        assert_eq!(device.spread_us, 1000);
+        assert!(device.delay_us > 5000);
         let stranger = "stranger".parse().unwrap();
         assert!(!watch.look(&stranger, None, Some(&slow), now));
     }

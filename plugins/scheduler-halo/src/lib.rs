@@ -9,7 +9,7 @@
 //! | `budget` | 0.02 | share of predicted contribution that a token may go without, averaged over its rounds |
 //! | `needed-share` | 0.5 | debtors with more than this share of a layer are always waited for |
 //! | `double-loss` | 0.12 | packets are sent twice over links that lose more than this, there and back together |
-//! | `hysteresis` | 0.03 | a new placement must save this share of the time, or the old one stays |
+//! | `hysteresis` | 0.1 | a new placement must save this share of the time, or the old one stays |
 //! | `standbys` | 0.125 | share of each worker's groups that another device keeps loaded |
 
 mod admit;

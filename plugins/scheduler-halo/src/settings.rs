@@ -18,7 +18,7 @@ impl Default for Settings {
             budget: 0.02,
             needed_share: 0.5,
             double_loss: 0.12,
-            hysteresis: 0.03,
+            hysteresis: 0.1,
             standbys: 0.125,
         }
     }

@@ -111,8 +111,8 @@ pub(super) struct Cluster<'a> {
     halo: &'a Path,
     model: &'a Path,
     transport: Transport,
-    /// More options of `halo node`.
-    options: Vec<String>,
+    /// More options of `halo node`, by host.
+    options: Box<dyn Fn(u8) -> Vec<String> + Sync + 'a>,
     workers: Vec<Worker>,
 }
 
@@ -153,16 +153,16 @@ impl<'a> Cluster<'a> {
         model: &'a Path,
         transport: Transport,
     ) -> Result<Self> {
-        Self::start_with(lab, halo, model, transport, Vec::new())
+        Self::start_with(lab, halo, model, transport, |_| Vec::new())
     }
 
-    /// The same, with more options of `halo node`.
+    /// The same, with more options of `halo node`, by host.
     pub(super) fn start_with(
         lab: &'a Lab,
         halo: &'a Path,
         model: &'a Path,
         transport: Transport,
-        options: Vec<String>,
+        options: impl Fn(u8) -> Vec<String> + Sync + 'a,
     ) -> Result<Self> {
         let workers = lab.hosts().iter().skip(1);
         let mut cluster = Self {
@@ -170,7 +170,7 @@ impl<'a> Cluster<'a> {
             halo,
             model,
             transport,
-            options,
+            options: Box::new(options),
             workers: Vec::new(),
         };
         ensure!(
@@ -218,7 +218,7 @@ impl<'a> Cluster<'a> {
         let mut command = self.halo(host, "node");
         command.args(["--json", "--name", &format!("host{}", host.number)]);
         command.args(["--listen", &endpoint(host)]);
-        command.args(&self.options);
+        command.args((self.options)(host.number));
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

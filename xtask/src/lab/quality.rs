@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let lab = Lab::up(&temporary.0, args.hosts)?;
     let memory = (MEMORY / u64::from(args.hosts)).to_string();
     let options = vec!["--memory".to_owned(), memory.clone()];
-    let cluster = Cluster::start_with(&lab, &halo, &model, Transport::Udp, options)?;
+    let cluster = Cluster::start_with(&lab, &halo, &model, Transport::Udp, |_| options.clone())?;
     let lossy = if args.one_bad_host {
         &lab.hosts()[lab.hosts().len() - 1..]
     } else {

@@ -16,13 +16,14 @@ use super::network::{Lab, Name, Temporary};
 use super::speedup::table::{median, number, percent};
 use crate::{cargo, peers, say};
 
-/// Measure schedulers on hosts that have unequal shares of a core.
+/// Measure schedulers on hosts that are as fast as unequal shares of a core.
 ///
-/// In a lab of its own. Where this machine has too few cores, all shares become smaller by the same factor until they fit, so that
-/// each host has at any time what it was promised. Let the machine do nothing else meanwhile.
+/// In a lab of its own, where each host computes that much more slowly (`--slowdown`). Where this machine has too few cores, all
+/// shares become smaller by the same factor until they fit, so that each host has at any time what it was promised. Let the machine
+/// do nothing else meanwhile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Time on a core that each host has; the first leads.
+    /// What of a core's speed each host has; the first leads.
     #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = loss::share_or_all, default_value = "1,0.5,0.5,0.25")]
     shares: Vec<f64>,
     /// Share of packets that the last host loses, of those that arrive.
@@ -74,16 +75,20 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("unequal"));
     let lab = Lab::up(&temporary.0, u8::try_from(shares.len())?)?;
-    for ((host, share), core) in lab.hosts().iter().zip(&shares).zip(places) {
+    // A bound on the time on a core is no slower core: a part of a round is over before it is reached.
+    let slowdown = |share: f64| vec!["--slowdown".to_owned(), format!("{:.3}", share.recip())];
+    for (host, core) in lab.hosts().iter().zip(places) {
         Limit::Cores(core.to_string()).set(host)?;
-        Limit::share(*share)?.set(host)?;
     }
 
     say::step("Measuring", "one host alone");
     let mut alone = lab.host(1)?.command(&halo);
     alone.arg("run").arg("--model").arg(&model);
+    alone.args(slowdown(shares[0]));
     let alone = measure::generation(alone, args.length, || Ok(()))?;
-    let cluster = Cluster::start(&lab, &halo, &model, Transport::Udp)?;
+    let cluster = Cluster::start_with(&lab, &halo, &model, Transport::Udp, |host| {
+        slowdown(shares[usize::from(host) - 1])
+    })?;
     let pings_us = ping(&cluster)?;
     let last = lab.host(u8::try_from(shares.len())?)?;
     let mut generations: Vec<(String, Vec<Generation>)> = args
@@ -100,7 +105,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
             // Before the plan is made, which is to know it.
             Loss::random(args.loss).set(last)?;
             let mut leader = cluster.leader()?;
-            leader.args(["--scheduler", name]);
+            leader.args(["--scheduler", name]).args(slowdown(shares[0]));
             generations.push(measure::generation(leader, args.length, || Ok(()))?);
             Loss::None.set(last)?;
         }
@@ -112,7 +117,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
         model: model
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        shares,
+        shares: shares.clone(),
         loss: args.loss,
         tokens: args.length.tokens,
         alone,
@@ -135,9 +140,12 @@ fn fit(shares: &[f64], cores: usize) -> Option<(Vec<f64>, Vec<usize>)> {
         .find_map(|shares: Vec<f64>| Some((shares.clone(), places(&shares, cores)?)))
 }
 
+/// What computing may take of a core. The rest is for what the hosts send one another.
+const FOR_COMPUTING: f64 = 0.75;
+
 /// A core for each share: the largest first, each where most is left.
 fn places(shares: &[f64], cores: usize) -> Option<Vec<usize>> {
-    let mut left = vec![1.0f64; cores];
+    let mut left = vec![FOR_COMPUTING; cores];
     let mut places = vec![0; shares.len()];
     let mut largest_first: Vec<usize> = (0..shares.len()).collect();
     largest_first.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
@@ -178,7 +186,7 @@ fn show(report: &Report) -> String {
     let sum = report.shares.iter().sum::<f64>() / report.shares[0];
     let bound = alone.map(|alone| alone / sum);
     let mut text = format!(
-        "HALO {}, {}, hosts with {} of a core, on {} with {} cores. {} tokens after a short prompt; the last host loses {}.\n\
+        "HALO {}, {}, hosts as fast as {} of a core, on {} with {} cores. {} tokens after a short prompt; the last host loses {}.\n\
          One host alone: {} ms/token; divided by the {sum:.2} times as much time that all have: {}. A round without computing: {}.\n\n",
         report.halo,
         report.model,
@@ -246,10 +254,10 @@ mod tests {
             );
         };
         let (shares, places) = fit(&[1.0, 0.5, 0.5, 0.25], 4).unwrap();
-        near(&shares, &[1.0, 0.5, 0.5, 0.25]);
+        near(&shares, &[0.75, 0.375, 0.375, 0.1875]);
         assert_eq!(places.len(), 4);
         let (shares, places) = fit(&[1.0, 0.5, 0.5, 0.25], 2).unwrap();
-        near(&shares, &[0.8, 0.4, 0.4, 0.2]);
+        near(&shares, &[0.6, 0.3, 0.3, 0.15]);
         assert_eq!(places[1], places[2]);
         assert_ne!(places[0], places[1]);
         assert_eq!(fit(&[1.0; 30], 1), None);

@@ -57,7 +57,7 @@ impl AttentionHeads {
             region.release();
             session
         };
-        let layers = Layers::load(package, &["partial"], |layer, operators| {
+        let layers = Layers::load(engine, package, &["partial"], |layer, operators| {
             (!heads[layer].is_empty()).then(|| load(layer, operators))
         })?;
         let norms = (0..shape.layers).map(|layer| {

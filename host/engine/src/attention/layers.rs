@@ -10,7 +10,8 @@ use ort::value::Tensor;
 use super::operator::{Attend, HeadNorms, Heads, LayerPass, PartPass};
 use crate::error::Context;
 use crate::graph::HALO;
-use crate::{EngineError, KvCache};
+use crate::slowdown::Slowdown;
+use crate::{Engine, EngineError, KvCache};
 
 /// The graphs of every layer's attention, or of some heads of some layers, and what they are run on.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Layers {
     pass: Arc<Mutex<LayerPass>>,
     single: Option<Bindings>,
     several: Option<Bindings>,
+    slowdown: Slowdown,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,7 @@ pub struct Part<'a> {
 impl Layers {
     /// Builds a graph for each layer of which `graph` gives one.
     pub(super) fn load(
+        engine: &Engine,
         package: &Package,
         outputs: &'static [&'static str],
         mut graph: impl FnMut(usize, Arc<OperatorDomain>) -> Option<Result<Session, EngineError>>,
@@ -87,6 +90,7 @@ impl Layers {
             pass,
             single: None,
             several: None,
+            slowdown: engine.slowdown(),
         })
     }
 
@@ -139,7 +143,7 @@ impl Layers {
             (&mut self.layers[layer], &bindings.layers[layer])
         {
             lend(&self.pass, layer, norms.clone(), parts);
-            let result = session.run_binding(binding);
+            let result = self.slowdown.run(|| session.run_binding(binding));
             take_back(&self.pass, layer, parts);
             result.context(|| format!("the attention of layer {layer}"))?;
         }

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use halo_engine::{AttentionStep, FeedForwardSource, FeedForwardStep, KvCache};
 use halo_models::Shape;
 
@@ -16,6 +18,9 @@ impl FeedForwardSource for Leader {
 
     fn begin(&mut self, embedded: &[f32]) -> Result<(), GenerationError> {
         self.step = self.step.wrapping_add(1);
+        let rows = embedded.len() / self.shape.width;
+        let passes = &self.slot.passes;
+        passes.begin(self.plan.epoch, rows, Instant::now());
         self.concealed.fill(0.0);
         self.predict(0, embedded);
         Ok(())

@@ -126,6 +126,7 @@ impl Wanted {
             library: config.onnxruntime.clone(),
             threads: Some(threads),
             spin: true,
+            slowdown: config.testing.slowdown,
         })?;
         let options = Options {
             contexts: self.context.clone(),
