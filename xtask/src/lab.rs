@@ -14,6 +14,7 @@ mod quality;
 mod rate;
 mod relay;
 mod rounds;
+mod slower;
 mod soak;
 mod speedup;
 mod swaps;

@@ -72,6 +72,7 @@ fn filled() -> Config {
             }),
             seed: 1,
             transport: Transport::Tcp,
+            slowdown: Some(2.0),
             arrangement: Arrangement::Worst,
         },
     }

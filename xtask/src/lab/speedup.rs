@@ -3,18 +3,19 @@
 pub(super) mod table;
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::cgroup::Limit;
 use super::cluster::{Cluster, Subject, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
 use super::network::{Lab, Name, Temporary};
+use super::slower::Slower;
 use crate::{peers, say};
 
 /// Measure what a token takes at several shares of lost packets, and the same over TCP.
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     /// Hosts: one leads, the others are workers.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=100))]
     hosts: u8,
-    /// Time on its core that each host has, such as 0.5 [default: all].
+    /// What of a core's speed each host has, such as 0.5, or less where there are too few cores [default: all].
     #[arg(long, value_name = "CORES")]
     share: Option<f64>,
     /// Memory that the leader has for neuron groups, such as 200MB, of strict and relaxed: what does not fit goes to the workers
@@ -122,15 +123,21 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("speedup"));
     let lab = Lab::up(&temporary.0, args.hosts)?;
-    if let Some(share) = args.share {
-        for host in lab.hosts() {
-            Limit::share(share)?.set(host)?;
-        }
+    let shares = args.share.map(|share| vec![share; usize::from(args.hosts)]);
+    let slower = shares.as_deref().map(Slower::fit).transpose()?;
+    if let Some(slower) = &slower {
+        slower.place(&lab)?;
     }
+    let options = |host| {
+        slower
+            .iter()
+            .flat_map(|s| s.options(host))
+            .collect::<Vec<_>>()
+    };
 
     say::step("Measuring", "one host alone");
     let mut alone = lab.host(1)?.command(&halo);
-    alone.arg("run").arg("--model").arg(&model);
+    alone.arg("run").arg("--model").arg(&model).args(options(1));
     let alone = measure::generation(alone, args.length, || Ok(()))?;
     let mut rows = Vec::new();
     for transport in [Transport::Tcp, Transport::Udp] {
@@ -150,7 +157,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
                 generations: Vec::new(),
             }));
         }
-        let cluster = Cluster::start(&lab, &halo, &model, transport)?;
+        let cluster = Cluster::start_with(&lab, &halo, &model, transport, options)?;
         for round in 1..=args.rounds {
             for row in &mut rows[first..] {
                 let Row {
@@ -167,7 +174,9 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
                         args.rounds
                     ),
                 );
-                generations.push(cell(args, &lab, &cluster, *loss, *mode)?);
+                let mut leader = cluster.leader()?;
+                leader.args(options(1));
+                generations.push(cell(args, &lab, leader, *loss, *mode)?);
             }
         }
     }
@@ -183,7 +192,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         hosts: args.hosts,
-        share: args.share,
+        share: slower.as_ref().map(|slower| slower.shares()[0]),
         memory: args.memory.clone(),
         burst: args.burst,
         tokens: args.length.tokens,
@@ -200,14 +209,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
 }
 
 /// One generation. The links are perfect until the cluster is ready, and again when it ends.
-fn cell(
-    args: &Args,
-    lab: &Lab,
-    cluster: &Cluster<'_>,
-    share: f64,
-    mode: Mode,
-) -> Result<Generation> {
-    let mut leader = cluster.leader()?;
+fn cell(args: &Args, lab: &Lab, mut leader: Command, share: f64, mode: Mode) -> Result<Generation> {
     match mode {
         Mode::Tcp => leader.args(["--scheduler", "scheduler-even"]),
         Mode::Strict | Mode::Relaxed => {

@@ -7,12 +7,12 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Limit;
 use super::cluster::{Cluster, Subject, Transport};
 use super::condition::Condition;
 use super::loss::{self, Loss};
 use super::measure::{self, Generation, Length};
 use super::network::{Lab, Name, Temporary};
+use super::slower::Slower;
 use super::speedup::table::{median, number, percent};
 use crate::{cargo, peers, say};
 
@@ -70,27 +70,22 @@ struct Report {
 
 pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let (shares, places) = fit(&args.shares, cores)
-        .context("so small a share of so few cores cannot be given; ask for fewer hosts")?;
+    let slower = Slower::fit(&args.shares)?;
     let (halo, model) = args.subject.provide()?;
     let temporary = Temporary(name.of("unequal"));
-    let lab = Lab::up(&temporary.0, u8::try_from(shares.len())?)?;
-    // A bound on the time on a core is no slower core: a part of a round is over before it is reached.
-    let slowdown = |share: f64| vec!["--slowdown".to_owned(), format!("{:.3}", share.recip())];
-    for (host, core) in lab.hosts().iter().zip(places) {
-        Limit::Cores(core.to_string()).set(host)?;
-    }
+    let lab = Lab::up(&temporary.0, u8::try_from(args.shares.len())?)?;
+    slower.place(&lab)?;
 
     say::step("Measuring", "one host alone");
     let mut alone = lab.host(1)?.command(&halo);
     alone.arg("run").arg("--model").arg(&model);
-    alone.args(slowdown(shares[0]));
+    alone.args(slower.options(1));
     let alone = measure::generation(alone, args.length, || Ok(()))?;
     let cluster = Cluster::start_with(&lab, &halo, &model, Transport::Udp, |host| {
-        slowdown(shares[usize::from(host) - 1])
+        slower.options(host)
     })?;
     let pings_us = ping(&cluster)?;
-    let last = lab.host(u8::try_from(shares.len())?)?;
+    let last = lab.host(u8::try_from(args.shares.len())?)?;
     let mut generations: Vec<(String, Vec<Generation>)> = args
         .schedulers
         .iter()
@@ -105,7 +100,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
             // Before the plan is made, which is to know it.
             Loss::random(args.loss).set(last)?;
             let mut leader = cluster.leader()?;
-            leader.args(["--scheduler", name]).args(slowdown(shares[0]));
+            leader.args(["--scheduler", name]).args(slower.options(1));
             generations.push(measure::generation(leader, args.length, || Ok(()))?);
             Loss::None.set(last)?;
         }
@@ -117,7 +112,7 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
         model: model
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        shares: shares.clone(),
+        shares: slower.shares().to_vec(),
         loss: args.loss,
         tokens: args.length.tokens,
         alone,
@@ -130,34 +125,6 @@ pub(super) fn run(args: &Args, name: &Name) -> Result<()> {
         print!("{}", show(&report));
     }
     Ok(())
-}
-
-/// The shares, as large as they fit on so many cores, and the core of each.
-fn fit(shares: &[f64], cores: usize) -> Option<(Vec<f64>, Vec<usize>)> {
-    let percents = (10..=100).rev().map(|percent| f64::from(percent) / 100.0);
-    percents
-        .map(|whole| shares.iter().map(|share| share * whole).collect())
-        .find_map(|shares: Vec<f64>| Some((shares.clone(), places(&shares, cores)?)))
-}
-
-/// What computing may take of a core. The rest is for what the hosts send one another.
-const FOR_COMPUTING: f64 = 0.75;
-
-/// A core for each share: the largest first, each where most is left.
-fn places(shares: &[f64], cores: usize) -> Option<Vec<usize>> {
-    let mut left = vec![FOR_COMPUTING; cores];
-    let mut places = vec![0; shares.len()];
-    let mut largest_first: Vec<usize> = (0..shares.len()).collect();
-    largest_first.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
-    for host in largest_first {
-        let core = (0..cores).max_by(|&a, &b| left[a].total_cmp(&left[b]))?;
-        left[core] -= shares[host];
-        places[host] = core;
-        if left[core] < -1e-9 {
-            return None;
-        }
-    }
-    Some(places)
 }
 
 /// What a round costs in which nothing is computed, by worker.
@@ -240,28 +207,6 @@ fn show(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_shrink_until_they_fit() {
-        let near = |shares: &[f64], expected: &[f64]| {
-            assert!(
-                shares.len() == expected.len()
-                    && shares
-                        .iter()
-                        .zip(expected)
-                        .all(|(a, b)| (a - b).abs() < 1e-9),
-                "{shares:?}"
-            );
-        };
-        let (shares, places) = fit(&[1.0, 0.5, 0.5, 0.25], 4).unwrap();
-        near(&shares, &[0.75, 0.375, 0.375, 0.1875]);
-        assert_eq!(places.len(), 4);
-        let (shares, places) = fit(&[1.0, 0.5, 0.5, 0.25], 2).unwrap();
-        near(&shares, &[0.6, 0.3, 0.3, 0.15]);
-        assert_eq!(places[1], places[2]);
-        assert_ne!(places[0], places[1]);
-        assert_eq!(fit(&[1.0; 30], 1), None);
-    }
 
     #[test]
     fn what_was_measured_is_compared_with_the_first() {

@@ -30,3 +30,4 @@ mod strict;
 mod swaps;
 mod topology;
 mod trace;
+mod unwise;

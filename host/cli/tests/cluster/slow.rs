@@ -14,7 +14,7 @@ const TOKENS: usize = 200;
 const MOST: usize = TOKENS - 40;
 
 /// Keeps a worker from its work for most of the time until it is told to stop.
-fn hold_up(cluster: &Cluster, worker: usize, until: &AtomicBool) {
+pub(crate) fn hold_up(cluster: &Cluster, worker: usize, until: &AtomicBool) {
     let process = &cluster.workers[worker].process;
     while !until.load(Ordering::Relaxed) {
         process.signal(Signal::STOP);

@@ -2,7 +2,7 @@
 //!
 //! | setting | meaning |
 //! | --- | --- |
-//! | `fault` | `trap`, `loop`, `slow`, `memory`, `length`, `range` or `overcommit` (which `admit` cannot do) |
+//! | `fault` | `trap`, `loop`, `slow`, `memory`, `length`, `range`; of `place` only `overcommit`, and `unwise`: a placement that there is is turned around |
 //! | `after` | so many good calls first; default 0 |
 //! | `in` | `place` or `admit`: only there; default both |
 
@@ -27,6 +27,7 @@ enum Fault {
     Length,
     Range,
     Overcommit,
+    Unwise,
 }
 
 struct Plan {
@@ -65,7 +66,7 @@ impl Guest for Faulty {
     fn place(
         model: Model,
         devices: Vec<Device>,
-        _current: Option<Placement>,
+        current: Option<Placement>,
     ) -> Result<Placement, String> {
         let mut owners = first_fit(&model, &devices)?;
         match due(|plan| plan.place) {
@@ -76,6 +77,12 @@ impl Guest for Faulty {
                     .min_by_key(|&i| devices[i].memory)
                     .unwrap_or(0);
                 owners.fill(smallest as u32);
+            }
+            Some(Fault::Unwise) if current.is_some() => {
+                let last_first: Vec<Device> = devices.iter().rev().cloned().collect();
+                let last = devices.len() as u32 - 1;
+                owners = first_fit(&model, &last_first)?;
+                owners.iter_mut().for_each(|owner| *owner = last - *owner);
             }
             _ => {}
         }
@@ -118,6 +125,7 @@ fn fault(name: &str) -> Result<Fault, String> {
         "length" => Fault::Length,
         "range" => Fault::Range,
         "overcommit" => Fault::Overcommit,
+        "unwise" => Fault::Unwise,
         "nan" => {
             return Err("a scheduler answers with whole numbers only, so not with a NaN".into());
         }

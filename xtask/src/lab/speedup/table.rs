@@ -19,7 +19,7 @@ pub(super) fn show(report: &Report) -> String {
         ..
     } = report;
     let share = report.share.map_or("a core each".into(), |share| {
-        format!("{share} of a core each")
+        format!("{share} of the speed of a core each")
     });
     let memory = report.memory.as_ref().map_or_else(String::new, |bytes| {
         format!(", the leader's memory {bytes}")
