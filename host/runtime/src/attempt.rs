@@ -10,6 +10,7 @@ use halo_policy::{Device, Model, Placement};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::background;
 use crate::config::SyncMode;
 use crate::error::NodeError;
 use crate::heads::{Counts, Sharing};
@@ -105,7 +106,7 @@ impl Planner {
                 plan: Arc::new(plan),
             })
         };
-        let prepared = tokio::task::spawn_blocking(prepare)
+        let prepared = background::run(prepare)
             .await
             .map_err(|e| NodeError::Task(e.to_string()))??;
         Ok(Outcome::Ready(Box::new(prepared)))

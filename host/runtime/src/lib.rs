@@ -14,6 +14,7 @@ mod arrival;
 mod assignments;
 mod attempt;
 mod attending;
+mod background;
 mod batcher;
 mod calm;
 mod chosen;

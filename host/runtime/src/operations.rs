@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::assignments::Assignments;
+use crate::background;
 use crate::error::NodeError;
 use crate::generating::Account;
 use crate::messages::{self, Profile};
@@ -70,7 +71,7 @@ impl Operations {
                 }
                 let wish: messages::Assign = parse(call.body)?;
                 let alive = self.fabric.members().borrow().clone();
-                blocking(move || self.assignments.load(&wish, &alive)).await
+                background(move || self.assignments.load(&wish, &alive)).await
             }
             messages::MODEL_OFFER => value(&self.giver.offer().await?),
             messages::MODEL_TAKE => value(&self.taker.take(parse(call.body)?, call.from)?),
@@ -94,7 +95,11 @@ impl Operations {
             }
             messages::POLICY_TRY => {
                 let choice: messages::Choice = parse(call.body)?;
-                blocking(move || self.policies.try_out(&choice).map_err(|e| e.to_string())).await
+                background(move || {
+                    let tried = self.policies.try_out(&choice);
+                    tried.map_err(|e| e.to_string())
+                })
+                .await
             }
             messages::POLICY_ACTIVATE => {
                 let wish: messages::Activate = parse(call.body)?;
@@ -125,6 +130,14 @@ async fn blocking<T: Serialize + Send + 'static>(
             .await
             .map_err(|e| e.to_string())??,
     )
+}
+
+/// Runs what takes long, and takes time of what computes, so that it gives way to that.
+async fn background<T: Serialize + Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<Value, String> {
+    let answer = background::run(work).await;
+    value(&answer.map_err(|e| e.to_string())??)
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(body: Value) -> Result<T, String> {

@@ -20,7 +20,7 @@ pub(super) struct Plot {
     pub(super) title: String,
     /// What is upwards.
     pub(super) y: &'static str,
-    /// Upwards by powers of ten.
+    /// Upwards by powers of two.
     pub(super) logarithmic: bool,
     /// Names, and points of a share and a value.
     pub(super) lines: Vec<(String, Vec<(f64, f64)>)>,
@@ -44,7 +44,7 @@ impl Plot {
                 .margin(12)
                 .x_label_area_size(44)
                 .y_label_area_size(64);
-            // A scale by powers of ten is another type, and everything else the same.
+            // A scale by powers is another type, and everything else the same.
             macro_rules! draw {
                 ($range:expr) => {{
                     let mut chart = builder
@@ -87,7 +87,8 @@ impl Plot {
                 }};
             }
             if self.logarithmic {
-                draw!((lowest * 0.8..highest * 1.6).log_scale());
+                // Of ten there would be one line, or two.
+                draw!((lowest * 0.8..highest * 1.6).log_scale().base(2.0));
             } else {
                 let room = (highest - lowest).max(highest.abs() * 0.01) * 0.15;
                 draw!(lowest - room..highest + 3.0 * room);

@@ -13,7 +13,8 @@ pub(super) const SECTION: Section = Section {
     about: "Milliseconds a token took, on hosts of the lab that lose packets at random as they arrive: with `strict`, which waits for \
             everything, with `relaxed`, and with the baseline, which is what tensor parallelism over TCP does. The leader has \
             memory for an equal part of the neuron groups only, so that the others have to help. Medians over the runs, in brackets the lowest \
-            and the highest; a run of the baseline that is slow is cut short. Two hosts have a core each, more have half a core.",
+            and the highest; a run of the baseline that is slow is cut short. Two hosts have a core each; three and four compute half \
+            as fast as a core, or more slowly where the machine has too few of them.",
     commands,
     show,
 };

@@ -10,7 +10,7 @@ use crate::lab::{Generation, median, number, percent};
 pub(super) const SECTION: Section = Section {
     name: "unequal",
     title: "Unequal hosts",
-    about: "Milliseconds a token on four hosts of which the second and third have half of the first's time and the last a quarter, by \
+    about: "Milliseconds a token on four hosts of which the second and third are half as fast as the first and the last a quarter, by \
             scheduler: equal shares, and what `scheduler-halo` makes of it. In the second row the last host loses a fifth of its packets.",
     commands,
     show,
@@ -55,7 +55,7 @@ impl Report {
 fn show(results: &[Lines], page: &mut Page) -> Result<()> {
     let mut rows = vec![
         [
-            "hosts, of a core",
+            "hosts, of a core's speed",
             "lost at the last",
             "first host alone",
             "scheduler",
