@@ -21,6 +21,9 @@ const CLEARLY_BETTER: f64 = 0.5;
 const OWN_SHARE: f64 = 0.4;
 const OWN_MOST: f64 = 200e-6;
 
+/// Over links that lose more than this there and back, everything is sent twice.
+const TWICE: f64 = 0.12;
+
 /// How many KV heads of every layer each device computes.
 pub(crate) type Counts = Vec<usize>;
 
@@ -143,11 +146,22 @@ impl<'a> Sharing<'a> {
     }
 }
 
-/// Expected way there and back, in seconds. What is lost is asked for again, as often as it takes.
+/// Expected way there and back, in seconds. What is lost and not made up for is asked for again, as often as it takes.
 fn way(device: &Device) -> f64 {
-    let loss = f64::from(device.loss).clamp(0.0, 0.99);
+    let lost = lost(f64::from(device.loss).clamp(0.0, 0.99));
     let (delay, spread) = (f64::from(device.delay_us), f64::from(device.spread_us));
-    (delay + spread + loss / (1.0 - loss) * (delay + 4.0 * spread)) * 1e-6
+    (delay + spread + lost / (1.0 - lost) * (delay + 4.0 * spread)) * 1e-6
+}
+
+/// Share of answers that have to be asked for again, at this share of packets lost there and back. Parity makes up for any one of a way's
+/// packets, and lossy links have everything sent twice. As `scheduler-halo` has it.
+fn lost(loss: f64) -> f64 {
+    let once = if loss > TWICE {
+        loss * loss / 2.0
+    } else {
+        loss
+    };
+    (1.5 * once * once).min(once)
 }
 
 /// The heads by device and layer: each device's follow the one's before it, in every layer alike.

@@ -2,7 +2,8 @@
 //!
 //! A layer is the leader's attention and then one round, which is over when the last of them is done:
 //!
-//! - each worker with groups, after `delay + spread + loss / (1 - loss) * (delay + 4 * spread) + groups / speed`;
+//! - each worker with groups, after `delay + spread + again * (delay + 4 * spread) + groups / speed`, where `again` is how
+//!   often it is expected to have to be asked again: seldom, since of a lossy link most of what is lost is made up for;
 //! - the leader, after `groups / speed` and what the workers cost it: `min(0.4 * delay, 200 us)` for each with groups.
 //!
 //! Attention comes before the round and nothing can be done beside it, so it adds the same to every placement.
@@ -76,14 +77,29 @@ pub fn loading(cluster: &Cluster, before: &[u32], after: &[u32]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Expected way there and back. What is lost is asked for again after about a round trip and its spread, as often as it
-/// takes: `loss + loss² + …` times.
+/// Over links that lose more than this there and back, everything is sent twice. As `admit` does by default.
+const TWICE: f64 = 0.12;
+
+/// Expected way there and back. What is lost and not made up for is asked for again after about a round trip and its spread, as often
+/// as it takes: `lost + lost² + …` times.
 fn travel(device: &Device) -> f64 {
     let delay = f64::from(device.delay_us);
     let spread = f64::from(device.spread_us);
-    let loss = f64::from(device.loss).clamp(0.0, 0.99);
-    let again = loss / (1.0 - loss);
+    let lost = lost(f64::from(device.loss).clamp(0.0, 0.99));
+    let again = lost / (1.0 - lost);
     (delay + spread + again * (delay + 4.0 * spread)) * 1e-6
+}
+
+/// Share of answers that have to be asked for again where packets are lost at this share there and back. Each way goes a packet with the
+/// parity of the others, and so any one that is lost is made up for; of three packets, two are lost together at three times the square
+/// of a way's share.
+fn lost(loss: f64) -> f64 {
+    let once = if loss > TWICE {
+        loss * loss / 2.0
+    } else {
+        loss
+    };
+    (1.5 * once * once).min(once)
 }
 
 /// Time for so much work. A device without a speed never finishes.

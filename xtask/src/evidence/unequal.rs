@@ -27,6 +27,8 @@ pub(super) struct Report {
 
 pub(super) fn commands(scale: &Scale) -> Vec<String> {
     let Scale { tokens, rounds, .. } = scale;
+    // Plans settle after some seconds.
+    let tokens = 4 * tokens;
     let command = |loss| {
         format!(
             "cargo xtask lab unequal --json --loss {loss} --tokens {tokens} --rounds {rounds}{}",
