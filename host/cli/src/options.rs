@@ -193,7 +193,7 @@ impl ReachOptions {
     }
 }
 
-/// What a bad network does, what a slow machine, and how others would send tensors.
+/// What a bad network does, what a slow machine does, and how others would send tensors.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Testing")]
 pub(crate) struct TestingOptions {

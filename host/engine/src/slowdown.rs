@@ -11,9 +11,10 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) struct Slowdown(f64);
 
 impl Slowdown {
-    /// `None` and what would make it faster: as fast as it is.
+    /// `None`, and what would make it faster or is no number: as fast as it is. A thousand times as long is the most.
     pub(crate) fn new(times: Option<f64>) -> Self {
-        Self(times.filter(|times| *times > 1.0).unwrap_or(1.0))
+        let slower = times.filter(|times| *times > 1.0);
+        Self(slower.map_or(1.0, |times| times.min(1000.0)))
     }
 
     /// Computes, and then does nothing until as many times as much time as that has taken is over.
@@ -52,6 +53,9 @@ mod tests {
         let began = Instant::now();
         Slowdown::new(Some(4.0)).run(busy);
         assert!(began.elapsed() >= Duration::from_millis(12));
-        assert_eq!(Slowdown::new(Some(0.5)), Slowdown::new(None));
+        for none in [0.5, f64::NAN, f64::NEG_INFINITY] {
+            assert_eq!(Slowdown::new(Some(none)), Slowdown::new(None));
+        }
+        Slowdown::new(Some(f64::INFINITY)).run(|| ());
     }
 }

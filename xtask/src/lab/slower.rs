@@ -5,7 +5,7 @@
 
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::cgroup::Limit;
 use super::condition::Condition as _;
@@ -29,6 +29,13 @@ impl Slower {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (shares, cores) = fit(shares, cores)
             .context("so small a share of so few cores cannot be given; ask for fewer hosts")?;
+        // More slowly than a thousandth `halo` does not compute. Nor is a share that is not a number one.
+        for share in &shares {
+            ensure!(
+                (0.001..=1.0).contains(share),
+                "{share} is no share of a core's speed, which is from 0.001 to 1"
+            );
+        }
         Ok(Self { shares, cores })
     }
 
@@ -111,5 +118,13 @@ mod tests {
         assert_eq!(slower.options(1), ["--slowdown", "1.333"]);
         assert_eq!(slower.options(2), ["--slowdown", "4.000"]);
         assert!(slower.options(3).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_share_is_refused() {
+        for share in [0.0, -0.5, f64::NAN] {
+            let error = Slower::fit(&[1.0, share]).unwrap_err();
+            assert!(error.to_string().contains("no share"), "{error}");
+        }
     }
 }
